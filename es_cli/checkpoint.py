@@ -1,0 +1,136 @@
+"""The one-file checkpoint: a safetensors file with the network, the operator and one JSON string that says what they are.
+
+Tensors are `model.*` (the bare network), `physics.*` (all that fixes the operator) and `objective.*` (what a loss learned). The file holds
+no clock, host, user or path: equal runs give equal bytes. Nothing in it is ever unpickled, and only names of the catalogue are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from es_cli.data.writers import write_bytes
+from es_cli.errors import CheckpointError
+
+FORMAT = 2
+METADATA_LIMIT = 4 << 20  # bytes of JSON; a spec takes a few thousand
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about itself.
+
+    `measurement` holds the shapes of one measurement and of one image and whether they are complex; `validation` what selected the
+    weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
+    """
+
+    spec: dict[str, Any]
+    scale: str | float
+    measurement: dict[str, Any]
+    validation: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    fingerprint: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    metadata: Metadata
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under `prefix.`, without it."""
+        return {key.removeprefix(prefix + "."): value for key, value in self.tensors.items() if key.startswith(prefix + ".")}
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that decide what a network computes."""
+    return {name: version(name) for name in ("es-cli", "torch", "deepinv")}
+
+
+def save_checkpoint(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint, whole or not at all. Raises OutputError where it cannot be written."""
+    held = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(tensors.items())}
+    described = {**vars(metadata), "fingerprint": _fingerprint(held)}
+    write_bytes(path, save(held, {"es": json.dumps(described, sort_keys=True, separators=(",", ":"))}))
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What a checkpoint says about itself, without reading its tensors. Raises CheckpointError."""
+    with _opened(path) as file:
+        return _metadata(path, file.metadata())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint with its tensors on the CPU.
+
+    Raises CheckpointError where the file is missing, broken, not ours, changed, or from a newer format.
+    """
+    with _opened(path) as file:
+        metadata = _metadata(path, file.metadata())
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    if _fingerprint(tensors) != metadata.fingerprint:
+        raise CheckpointError("the tensors are not those that were saved", where=str(path), hint="the file was changed or damaged; copy it again")
+    for prefix in ("model.", "physics."):
+        if not any(key.startswith(prefix) for key in tensors):
+            raise CheckpointError(f"the file holds no {prefix.rstrip('.')}", where=str(path), hint="it is not complete; train again")
+    return Checkpoint(metadata, tensors)
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError("there is no such file", where=str(path), hint="give the model.safetensors of a run")
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        hint = "give the model.safetensors that `es train` wrote"
+        raise CheckpointError(f"not a whole safetensors file: {str(error)[:120]}", where=str(path), hint=hint) from error
+
+
+def _metadata(path: Path, raw: Mapping[str, str] | None) -> Metadata:
+    text = (raw or {}).get("es")
+    if text is None:
+        raise CheckpointError("a safetensors file, but not one of es", where=str(path), hint="give the model.safetensors that `es train` wrote")
+    if len(text) > METADATA_LIMIT:
+        raise CheckpointError(f"{len(text)} bytes of metadata", where=str(path), hint="no checkpoint of es holds so much; the file is not to be trusted")
+    try:
+        found = json.loads(text)
+        number = found["format"]
+        if number > FORMAT:
+            raise CheckpointError(
+                f"format {number} is newer than format {FORMAT}, the newest that this es reads", where=str(path), hint="pip install --upgrade es-cli"
+            )
+        while found["format"] < FORMAT:
+            found = MIGRATIONS[found["format"]](found)
+        return Metadata(**found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"its description cannot be read: {error!r:.120}", where=str(path), hint="the file is damaged or not one of es") from error
+
+
+def _from_format_1(found: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept the scale in the spec's data section, which format 2 leaves out with all else that names files."""
+    spec = dict(found["spec"])
+    data = spec.pop("data", None) or {}
+    return {**found, "format": 2, "spec": spec, "scale": data.get("scale", "none")}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""How users' arrays and an operator's tensors correspond: batch axis, channel axis, complex numbers as two channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from es_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a user's array looked like: with a batch axis, complex, without the channel axis that the operator has."""
+
+    batched: bool
+    is_complex: bool
+    bare: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape (C, …, H, W) of one sample as the operator sees it; `pair` where its two channels are real and imaginary part."""
+
+    shape: tuple[int, ...]
+    pair: bool
+
+    def arrange(self, array: np.ndarray, where: str) -> tuple[np.ndarray, Form]:
+        """One sample or a batch, told apart by the shape, as float32 (n, *shape), and the form to give it back in.
+
+        Raises DataError, naming the shapes that are accepted, where the array is neither.
+        """
+        is_complex = np.iscomplexobj(array)
+        for form in self._forms(is_complex):
+            for batched in (False, True):
+                if array.ndim == len(form) + batched and array.shape[batched:] == form:
+                    samples = array if batched else array[None]
+                    return self._channels(samples), Form(batched, is_complex, len(form) < len(self.shape))
+        raise DataError(
+            f"array of shape {array.shape} and type {array.dtype} does not fit the operator", where=where, hint=f"wanted {self.wanted}"
+        )
+
+    def restore(self, samples: np.ndarray, form: Form) -> np.ndarray:
+        """Images (n, *shape), float32, in the form in which the measurement came: complex if it was, no batch axis if it had none."""
+        if form.is_complex and self.pair:
+            samples = (samples[:, 0] + 1j * samples[:, 1]).astype(np.complex64)
+        elif form.bare and not self.pair and self.shape[0] == 1:
+            samples = samples[:, 0]
+        return samples if form.batched else samples[0]
+
+    @property
+    def wanted(self) -> str:
+        """The accepted shapes, in words."""
+        forms = [f"{form} real" for form in self._forms(False)] + [f"{form} complex" for form in self._forms(True)]
+        return " or ".join(forms) + ", or a batch (n, …) of these"
+
+    def _forms(self, is_complex: bool) -> list[tuple[int, ...]]:
+        if is_complex:
+            return [self.shape[1:], (1, *self.shape[1:])] if self.pair else []
+        return [self.shape, self.shape[1:]] if self.shape[0] == 1 else [self.shape]
+
+    def _channels(self, samples: np.ndarray) -> np.ndarray:
+        if np.iscomplexobj(samples):
+            samples = samples.reshape(len(samples), *self.shape[1:])
+            samples = np.stack([samples.real, samples.imag], 1)
+        return np.ascontiguousarray(samples, dtype=np.float32).reshape(len(samples), *self.shape)
+
+
+def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, where: str) -> Layout:
+    """The layout of an operator that takes its size from the data, from the shape of one sample as it lies on disk.
+
+    Raises DataError where the rank, or the number of channels, cannot be that of an image.
+    """
+    shape = tuple(int(n) for n in sample_shape)
+    if is_complex and not pair:
+        raise DataError("complex array, but this operator measures real images", where=where, hint="give the real part, or use an MRI")
+    if pair:
+        full = (2, *shape) if is_complex and len(shape) == 2 else (2, *shape[1:]) if is_complex else shape
+        if len(full) < 3 or full[0] != 2:
+            raise DataError(
+                f"samples of shape {shape}, real", where=where, hint="wanted complex (H, W), or two channels (2, H, W): real and imaginary part"
+            )
+        return Layout(full, pair=True)
+    if len(shape) == 2:
+        return Layout((1, *shape), pair=False)
+    if len(shape) < 2:
+        raise DataError(f"samples of shape {shape} are no images", where=where, hint="wanted (H, W) or (C, H, W), the samples stacked first")
+    return Layout(shape, pair=False)

@@ -1,0 +1,128 @@
+"""A data set of measurements, with ground truth beside them only where somebody may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from es_cli.data.layout import Layout
+from es_cli.errors import DataError
+
+
+class Samples(Protocol):
+    """What a Stack and a stack of one offer: random access to samples that may lie on disk."""
+
+    names: list[str]
+    groups: np.ndarray | None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __len__(self) -> int: ...
+    def read(self, indices: Sequence[int]) -> np.ndarray: ...
+
+
+class InMemory:
+    """An array (n, …) as samples."""
+
+    def __init__(self, array: np.ndarray, names: list[str], groups: np.ndarray | None = None) -> None:
+        self.array, self.names, self.groups = array, names, groups
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.array.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        return self.array[np.asarray(indices, dtype=np.int64)]
+
+
+class WholeArray(InMemory):
+    """An array that is one sample and not a stack of them."""
+
+    def __init__(self, samples: Samples) -> None:
+        array = samples.read(range(len(samples)))
+        super().__init__(array[None], [samples.names[0]])
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measurements y and, or None, ground truth x of the same samples; `index` says which of them this data set is."""
+
+    y: Samples
+    layout: Layout
+    index: np.ndarray
+    x: Samples | None = None
+    x_layout: Layout | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """To whom each sample belongs (file, subject or patient), shape (n,); None where nobody said."""
+        return None if self.y.groups is None else np.asarray(self.y.groups)[self.index]
+
+    def names(self, positions: Sequence[int]) -> list[str]:
+        return [self.y.names[i] for i in self.index[np.asarray(positions, dtype=np.int64)]]
+
+    def keys(self, positions: Sequence[int]) -> list[int]:
+        """The number of each sample in the whole data set, which keys its random draws."""
+        return self.index[np.asarray(positions, dtype=np.int64)].tolist()
+
+    def subset(self, positions: np.ndarray) -> Measurements:
+        return replace(self, index=self.index[positions])
+
+    def without_ground_truth(self) -> Measurements:
+        return replace(self, x=None, x_layout=None)
+
+    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
+        """y (B, *shape) and x (B, *image shape) or None, float32 on `device`.
+
+        Raises DataError naming the sample that does not fit or holds NaN or infinity.
+        """
+        at = self.index[np.asarray(positions, dtype=np.int64)]
+        y = self._read(self.y, self.layout, at)
+        x = None if self.x is None or self.x_layout is None else self._read(self.x, self.x_layout, at)
+        return torch.from_numpy(y).to(device), None if x is None else torch.from_numpy(x).to(device)
+
+    @staticmethod
+    def _read(samples: Samples, layout: Layout, at: np.ndarray) -> np.ndarray:
+        raw = samples.read(at.tolist())
+        array, _ = layout.arrange(raw, samples.names[at[0]])
+        finite = np.isfinite(array).reshape(len(array), -1).all(1)
+        if not finite.all():
+            bad = int(at[np.flatnonzero(~finite)[0]])
+            raise DataError(
+                f"sample {bad} holds NaN or infinity", where=samples.names[bad], hint="replace what was not measured by 0, or leave the sample out"
+            )
+        return array
+
+
+def hold_out(data: Measurements, fraction: float, seed: int) -> tuple[Measurements, Measurements]:
+    """Split into training and validation: whole files, subjects or patients where they are known, else a seeded choice of samples.
+
+    At least one sample is held out; with one sample in all it is both, and its fixed split is what validates.
+    """
+    if len(data) == 1:
+        return data, data
+    groups = data.groups
+    if groups is None or len(np.unique(groups)) < 2:
+        groups = np.arange(len(data))
+    distinct = np.unique(groups)
+    order = np.random.default_rng(seed).permutation(distinct)
+    count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
+    held = np.isin(groups, order[:count])
+    return data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))

@@ -1,0 +1,1 @@
+"""Training: the loop that yields events, and the run that consumes them."""

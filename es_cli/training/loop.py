@@ -1,0 +1,184 @@
+"""The training loop: a generator that makes steps and yields what happened. It never prints and never saves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from deepinv.loss.metric import PSNR
+from torch import Tensor, nn
+
+from es_cli.building import Builder
+from es_cli.data.measurements import Measurements
+from es_cli.errors import Diverged, Fault, SpecError
+from es_cli.experiment import Experiment, Reconstruction, is_pair
+from es_cli.spec.schema import Spec
+from es_cli.splitting.averaging import ONE_CALL
+from es_cli.splitting.objective import Objective
+from es_cli.streams import generator, stream_seed
+from es_cli.training.events import Event, Step, Stopped, Validated
+from es_cli.training.state import Progress, TrainingState
+
+# a GPU is asked for its losses once in so many steps: asking waits until it has caught up
+STEPS_BETWEEN_LOOKS = 10
+# validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
+VALIDATION_SHARE = 0.06
+PASS_PER_STEP = 0.35
+
+
+def total_steps(spec: Spec, samples: int) -> int:
+    """Optimizer steps of a whole training on `samples` samples."""
+    if spec.training.steps is not None:
+        return spec.training.steps
+    return (spec.training.epochs or 100) * math.ceil(samples / spec.training.batch_size)
+
+
+def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
+    """Steps between validations: what the spec says, else an epoch, or more where validating so often would cost too much."""
+    if spec.training.validate_every is not None:
+        return spec.training.validate_every
+    size = spec.training.batch_size
+    batches = math.ceil(len(experiment.validation) / size)
+    passes = 2 if experiment.validation.x is not None else 1
+    cheap = math.ceil(batches * passes * PASS_PER_STEP / VALIDATION_SHARE)
+    return min(steps, max(cheap, math.ceil(len(experiment.train) / size)))
+
+
+def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> TrainingState:
+    """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average."""
+    training = experiment.spec.training
+    network = experiment.network
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trained:
+        raise SpecError([Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")])
+    optimizer, _ = Builder(context={"params": trained}).build(training.optimizer, "training.optimizer", "optimizer")
+    scheduler = None
+    if training.scheduler is not None:
+        context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
+        scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
+    return TrainingState(network, average, optimizer, scheduler, Progress())
+
+
+def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:
+    """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated and Stopped.
+
+    Every draw is keyed by seed, purpose and step, so that where it was stopped before makes no difference.
+    Raises Diverged where a loss is not finite.
+    """
+    spec, progress = experiment.spec, state.progress
+    shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
+    pending: list[tuple[int, Tensor, dict[str, Tensor], float, float]] = []
+    looks = 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS
+    state.network.train()
+    while progress.step < steps and not progress.done:
+        started = time.perf_counter()
+        step = progress.step + 1
+        loss, terms = _step(experiment, state, step, device)
+        pending.append((step, loss, terms, state.optimizer.param_groups[0]["lr"], started))
+        if state.scheduler is not None and not _on_plateau(state.scheduler):
+            state.scheduler.step()
+        progress.step = step
+        due = step % every == 0 or step == steps
+        if due or len(pending) >= looks:
+            yield from _look(pending)
+            pending.clear()
+        if due:
+            yield _validate(experiment, shadow, state, device)
+            state.network.train()
+            if spec.training.patience is not None and progress.validations_since_best >= spec.training.patience:
+                progress.done = "patience"
+    progress.done = progress.done or "finished"
+    yield Stopped(progress.step, progress.done, progress.best_step, progress.best_loss)
+
+
+def _step(experiment: Experiment, state: TrainingState, step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    spec, train = experiment.spec, experiment.train
+    size = spec.training.batch_size
+    per_epoch = math.ceil(len(train) / size)
+    epoch, position = divmod(step - 1, per_epoch)
+    order = torch.randperm(len(train), generator=generator(stream_seed(spec.seed, "order", epoch)))
+    y, x, physics = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
+    seed = stream_seed(spec.seed, "step", step)
+    torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
+    state.optimizer.zero_grad(set_to_none=True)
+    loss, terms = experiment.objective(y, physics, seed, x)
+    loss.backward()
+    if spec.training.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), spec.training.gradient_clip)
+    state.optimizer.step()
+    if state.average is not None and spec.training.ema is not None:
+        _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
+    return loss.detach(), terms
+
+
+def _scaled_batch(experiment: Experiment, data: Measurements, positions: list[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
+    """A batch and the physics in the units in which the network works."""
+    y, x = data.batch(positions, device)
+    made = experiment.reconstruction
+    scale = made.scaling.of(y, made.operator.physics)
+    y, physics = made.scaling.apply(scale, y, made.operator.physics)
+    if x is not None and scale is not None:
+        x = x / scale.view(-1, *[1] * (x.ndim - 1))
+    return y, x, physics
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the network's; early steps count more, so that the start is forgotten."""
+    held, new = list(average.parameters()), list(network.parameters())
+    torch._foreach_lerp_(held, new, 1 - decay)
+    for buffer, other in zip(average.buffers(), network.buffers(), strict=True):
+        buffer.copy_(other)
+
+
+def _look(pending: list[tuple[int, Tensor, dict[str, Tensor], float, float]]) -> Iterator[Step]:
+    """Read the losses of the pending steps from the device, all at once."""
+    values = torch.stack([loss for _, loss, _, _, _ in pending]).tolist()
+    seconds = (time.perf_counter() - pending[0][4]) / len(pending)
+    for (step, _, terms, lr, _), value in zip(pending, values, strict=True):
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at step {step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
+        yield Step(step, value, lr, {name: float(term) for name, term in terms.items()}, seconds)
+
+
+@torch.no_grad()
+def _validate(experiment: Experiment, objective: Objective, state: TrainingState, device: torch.device) -> Validated:
+    """The held-out loss: one fixed split and g for each sample, keyed by the sample. Ground truth only gives a PSNR to look at."""
+    started = time.perf_counter()
+    spec, data, progress = experiment.spec, experiment.validation, state.progress
+    objective.network.eval()
+    losses: list[Tensor] = []
+    psnrs: list[Tensor] = []
+    size = spec.training.batch_size
+    for start in range(0, len(data), size):
+        positions = list(range(start, min(start + size, len(data))))
+        y, x, physics = _scaled_batch(experiment, data, positions, device)
+        seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
+        torch.manual_seed(seeds[0])
+        losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None))
+        if x is not None:
+            psnrs.append(_psnr(experiment, objective.network, data, positions, device))
+    loss = float(torch.cat(losses).double().mean())
+    if not math.isfinite(loss):
+        raise Diverged(f"the held-out loss is {loss} at step {progress.step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
+    best = loss < progress.best_loss
+    if best:
+        progress.best_loss, progress.best_step = loss, progress.step
+    progress.validations_since_best = 0 if best else progress.validations_since_best + 1
+    if state.scheduler is not None and _on_plateau(state.scheduler):
+        state.scheduler.step(loss)
+    return Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
+
+
+def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
+    y, x = data.batch(positions, device)
+    made = experiment.reconstruction
+    one = Reconstruction(network, made.operator, made.scaling, made.group, ONE_CALL, made.splitter, made.seed)
+    return PSNR(complex_abs=is_pair(made.operator.physics))(one(y), x)
+
+
+def _on_plateau(scheduler: Any) -> bool:
+    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
