@@ -7,7 +7,6 @@ object can be built again from the spec and these arrays alone.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -147,8 +146,3 @@ def _writable(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_writable(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str, Component, TensorRef))
-
-
-def accepts(obj: Any, parameter: str) -> bool:
-    """Whether a callable takes a parameter of this name."""
-    return parameter in inspect.signature(obj).parameters

@@ -1,0 +1,133 @@
+"""How good reconstructions are against ground truth, beside what needs no network. Usable from Python without the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from es_cli import catalog
+from es_cli.building import Builder
+from es_cli.data import readers
+from es_cli.errors import DataError, Fault, SpecError
+from es_cli.reconstruct import Reconstructor
+from es_cli.spec.schema import Component
+
+BASELINES = ("adjoint", "pseudoinverse")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics per image: `values[who][metric]` is an array (n,), `who` being reconstruction, adjoint or pseudoinverse."""
+
+    values: dict[str, dict[str, np.ndarray]]
+    network_calls: int
+    seconds_per_image: float
+    conventions: dict[str, str]
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.values["reconstruction"].values())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Mean and standard deviation over the images, as `es evaluate --json` prints them."""
+        summary = {
+            who: {metric: {"mean": float(v.mean()), "std": float(v.std())} for metric, v in per_metric.items()}
+            for who, per_metric in self.values.items()
+        }
+        return {
+            "n": self.n,
+            "metrics": summary.pop("reconstruction"),
+            "baselines": summary,
+            "network_calls": self.network_calls,
+            "seconds_per_image": self.seconds_per_image,
+            "conventions": self.conventions,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each image: its number and every metric of the reconstruction and the baselines."""
+        return [
+            {"image": i, **{(m if who == "reconstruction" else f"{who}_{m}"): float(v[i]) for who, ms in self.values.items() for m, v in ms.items()}}
+            for i in range(self.n)
+        ]
+
+
+def evaluate(
+    ckpt: Path,
+    *,
+    measurements: Path | None = None,
+    images: Path | None = None,
+    metrics: Sequence[str] = ("PSNR", "SSIM"),
+    device: str = "auto",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Reconstruct test measurements and compare with their images.
+
+    `measurements` and `images` None are the test data of the checkpoint's run, looked for beside it.
+    Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold.
+    """
+    model = Reconstructor.load(ckpt, device)
+    y_file, x_file = _test_files(ckpt, measurements, images)
+    y, _ = model.made.operator.measurement.arrange(_read(y_file), y_file[0].name)
+    x, _ = model.made.operator.image.arrange(_read(x_file), x_file[0].name)
+    if len(y) != len(x):
+        raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_file[0]), hint="give one image for each measurement")
+    functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics}
+    started = time.perf_counter()
+    images_made = []
+    for start in range(0, len(y), 8):
+        images_made.append(model.images(y[start : start + 8]))
+        on_progress(min(start + 8, len(y)), len(y))
+    seconds = (time.perf_counter() - started) / len(y)
+    made = {"reconstruction": np.concatenate(images_made), **{name: model.baseline(y, name) for name in BASELINES}}
+    values = {who: {name: _apply(f, image, x) for name, f in functions.items()} for who, image in made.items()}
+    return Evaluation(values, model.network_calls, seconds, _conventions(metrics, model.made.operator.image.pair))
+
+
+def _test_files(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[tuple[Path, str | None], tuple[Path, str | None]]:
+    if (measurements is None) != (images is None):
+        raise DataError("measurements and images go together", hint="give both --measurements and --images, or neither")
+    if measurements is not None and images is not None:
+        return (measurements, None), (images, None)
+    kept = ckpt.parent / "data"
+    if (kept / "test_y.npy").is_file() and (kept / "test_x.npy").is_file():
+        return (kept / "test_y.npy", None), (kept / "test_x.npy", None)
+    spec_file = ckpt.parent / "spec.yaml"
+    data = catalog.load_spec(spec_file).data if spec_file.is_file() else None
+    test = data.test if data is not None else None
+    if test is None or test.measurements is None or test.images is None or not test.measurements.file or not test.images.file:
+        raise DataError("this run has no test data with ground truth", where=str(ckpt), hint="give --measurements Y --images X")
+    return (Path(test.measurements.file), test.measurements.key), (Path(test.images.file), test.images.key)
+
+
+def _read(source: tuple[Path, str | None]) -> np.ndarray:
+    return np.asarray(readers.open_array(*source))
+
+
+def _metric(name: str, pair: bool) -> Any:
+    """A metric of the catalogue that gives one value for each image; complex images are compared by magnitude."""
+    entry = catalog.find(name, ("metric",))
+    if entry is None:
+        close = catalog.suggest(name, ("metric",))
+        raise SpecError([Fault(f"no metric is called {name}", "--metric", f"did you mean {close}?" if close else "see the catalogue of deepinv")])
+    parameters: dict[str, Any] = {"reduction": "none"}
+    if pair and any(parameter.name == "complex_abs" for parameter in entry.parameters):
+        parameters["complex_abs"] = True
+    return Builder().build(Component(name=name, parameters=parameters), "--metric", "metric")[0]
+
+
+def _apply(metric: Any, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        parts = [metric(torch.from_numpy(a[None]), torch.from_numpy(b[None])) for a, b in zip(made, truth, strict=True)]
+    return torch.stack([part.reshape(-1).mean() for part in parts]).numpy()
+
+
+def _conventions(metrics: Sequence[str], pair: bool) -> dict[str, str]:
+    compared = "magnitudes of complex images" if pair else "images as they are"
+    ranges = {name: "dynamic range 1" for name in metrics if name in {"PSNR", "SSIM"}}
+    return {"compared": compared, "units": "those of the measurements", **ranges}

@@ -1,0 +1,268 @@
+"""Spec and its sections. Every value is what the YAML says, checked; no torch, deepinv or numpy here.
+
+A message of a validator reads "what; hint": `document.py` splits it there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from es_cli.spec.component import ArrayFile, Component, PartField, TensorRef, Value, absolute, as_component, folder_of, shown
+
+__all__ = ["ArrayFile", "Component", "Data", "LossTerm", "Pair", "Source", "Spec", "TensorRef", "Test", "Training", "Transforms", "Value"]
+
+
+def _whole(raw: Any) -> Any:
+    """1e4 is a whole number."""
+    return int(raw) if isinstance(raw, float) and math.isfinite(raw) and raw.is_integer() else raw
+
+
+def _size(raw: Any) -> Any:
+    if isinstance(raw, (list, tuple)) and len(raw) == 2 and all(_positive(n) for n in raw):
+        return tuple(raw)
+    if raw is None or _positive(raw):
+        return raw
+    raise ValueError(f"wanted a number of pixels, or [height, width], got {shown(raw) if not isinstance(raw, (list, tuple)) else list(raw)}; such as 64")
+
+
+def _positive(raw: Any) -> bool:
+    return isinstance(raw, int) and not isinstance(raw, bool) and raw > 0
+
+
+def _parts(raw: Any) -> Any:
+    """One part stands for a list of one."""
+    return [raw] if isinstance(raw, (str, dict, Component)) else raw
+
+
+def _is_list(raw: Any) -> Any:
+    if raw is not None and not isinstance(raw, (list, tuple)):
+        raise ValueError(f"wanted a list, got {shown(raw)}; start each item with '- '")
+    if raw is not None and not raw:
+        raise ValueError("the list is empty; leave the key out, or name at least one part")
+    return raw
+
+
+Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_size)]
+Parts = Annotated[tuple[PartField, ...], BeforeValidator(_is_list), BeforeValidator(_parts)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Section):
+    """Where arrays or pictures come from: a file, folder or glob, or a sample that ships with es."""
+
+    file: Text | None = Field(None, description="a file, a folder or a glob such as photos/*.png")
+    key: Text | None = Field(None, description="the array's name inside an npz or h5 file")
+    sample: Literal["photo", "terrain", "brain"] | None = Field(None, description="pictures that ship with es")
+    part: Literal["train", "test"] | None = Field(None, description="which part of the sample")
+    crop: Size = Field(None, description="pixels of a crop, or [height, width]")
+    crops_per_image: Annotated[Whole, Field(gt=0)] = Field(1, description="how many crops are drawn from each image")
+    resize: Size = Field(None, description="pixels after resizing, or [height, width]")
+    grey: Flag = Field(False, description="whether pictures are made grey")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, raw: Any) -> Any:
+        return {"file": raw} if isinstance(raw, str) else raw
+
+    @field_validator("file", mode="after")
+    @classmethod
+    def _absolute(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return None if file is None else absolute(file, folder_of(info))
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.file is None) == (self.sample is None):
+            both = "file and sample exclude each other" if self.file else "neither a file nor a sample is named"
+            raise ValueError(f"{both}; give file: PATH, or sample: photo")
+        if self.part is not None and self.sample is None:
+            raise ValueError("part only goes with sample; leave part out")
+        if self.key is not None and self.file is None:
+            raise ValueError("key only goes with file; leave key out")
+        if self.crops_per_image > 1 and self.crop is None:
+            raise ValueError("crops_per_image needs crop; add crop: 64")
+        return self
+
+
+class Pair(Section):
+    """Measurements, images, or both of the same samples."""
+
+    measurements: Source | None = Field(None, description="what was measured: a file, or {file: …, key: …}")
+    images: Source | None = Field(None, description="images: ground truth beside measurements, else what is simulated from")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, raw: Any) -> Any:
+        if isinstance(raw, str):
+            raise ValueError(f"'{raw}' could be measurements or images; write {{measurements: {raw}}} or {{images: {raw}}}")
+        return raw
+
+    @model_validator(mode="after")
+    def _something(self) -> Pair:
+        if self.measurements is None and self.images is None:
+            raise ValueError("neither measurements nor images are given; add measurements: FILE or images: FOLDER")
+        return self
+
+
+def _validation(raw: Any) -> Any:
+    """A fraction or a pair, told apart here so that errors speak of one of them only."""
+    if isinstance(raw, (Pair, dict)):
+        return raw if isinstance(raw, Pair) else Pair.model_validate(raw)
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < 1:
+        raise ValueError(f"wanted a fraction between 0 and 1, or {{measurements: FILE}}, got {shown(raw)}; 0.1 holds a tenth of train out")
+    return raw
+
+
+def _scale(raw: Any) -> Any:
+    if raw is None or raw in ("none", "per-sample"):
+        return raw or "none"
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < math.inf:
+        raise ValueError(f"wanted none, per-sample or a number above 0, got {shown(raw)}; per-sample is the 99th percentile of each sample's adjoint")
+    return float(raw)
+
+
+class Data(Section):
+    """What is trained on, validated on, and evaluated on by `es evaluate`."""
+
+    train: Pair = Field(description="{measurements: FILE} or {images: FOLDER}")
+    validation: float | Pair = Field(0.1, description="the fraction held out of train, or {measurements: FILE}")
+    test: Pair | None = Field(None, description="{measurements: FILE, images: FILE}")
+    scale: str | float = Field("none", description="none, per-sample, or the number that measurements are divided by")
+
+    @field_validator("validation", mode="wrap")
+    @classmethod
+    def _validation(cls, raw: Any, handler: Any, info: ValidationInfo) -> float | Pair:
+        if isinstance(raw, dict):
+            return Pair.model_validate(raw, context=info.context)
+        checked: float | Pair = _validation(raw)
+        return checked
+
+    @field_validator("scale", mode="plain")
+    @classmethod
+    def _scale(cls, raw: Any) -> str | float:
+        checked: str | float = _scale(raw)
+        return checked
+
+
+class Transforms(Section):
+    """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
+
+    group: Literal["trivial", "C4", "D4", "reflections", "shifts"] | None = Field(None, description="trivial, C4, D4, reflections or shifts")
+    train: Parts | None = Field(None, description="transforms of deepinv; a list is their product")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("group") is not None and raw.get("train") is not None:
+            raise ValueError("group and train exclude each other; leave one of them out")
+        if isinstance(raw, dict) and raw.get("group") is None and raw.get("train") is None:
+            return {**raw, "group": "trivial"}
+        return raw
+
+
+class LossTerm(Section):
+    """One loss and the number that it is multiplied by."""
+
+    loss: PartField
+    weight: Number = Field(1.0, description="what the loss is multiplied by")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, raw: Any, info: ValidationInfo) -> Any:
+        """YAML writes the weight among the loss's parameters."""
+        if isinstance(raw, dict) and not isinstance(raw.get("loss"), Component):
+            given = {"weight": raw["weight"]} if "weight" in raw else {}
+            return {"loss": as_component({key: value for key, value in raw.items() if key != "weight"}, info), **given}
+        return raw if isinstance(raw, dict) else {"loss": as_component(raw, info)}
+
+
+class Test(Section):
+    """How images are made: over how many splits, and over which elements of the group."""
+
+    __test__ = False  # not a test class of pytest
+    splits: Annotated[Whole, Field(gt=0)] | None = Field(None, description="how many splits are averaged; none: the whole measurement")
+    group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field("full", description="full, random, trivial, or a list of transforms")
+    samples: Annotated[Whole, Field(gt=0)] = Field(8, description="group elements drawn, with random or an infinite group")
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _none(cls, raw: Any) -> Any:
+        return None if raw == "none" else raw
+
+    @field_validator("group", mode="plain")
+    @classmethod
+    def _group(cls, raw: Any, info: ValidationInfo) -> str | tuple[Component, ...]:
+        if isinstance(raw, str) and raw in ("full", "random", "trivial"):
+            return raw
+        parts = raw if isinstance(raw, (list, tuple)) else [raw]
+        if isinstance(raw, str) or not parts or not all(isinstance(part, (str, dict, Component)) for part in parts):
+            raise ValueError(f"must be full, random, trivial or a list of transforms, got {shown(raw)}; full averages over the whole group")
+        return tuple(as_component(part, info) for part in parts)
+
+
+def _default_losses() -> tuple[LossTerm, ...]:
+    return (LossTerm(loss=Component(name="EquivariantSplittingLoss")),)
+
+
+def _default_optimizer() -> Component:
+    return Component(name="AdamW", parameters={"lr": 5e-4, "weight_decay": 1e-8})
+
+
+class Training(Section):
+    """How long, how fast, and when to stop."""
+
+    epochs: Annotated[Whole, Field(gt=0)] | None = Field(None, description="passes over the training data")
+    steps: Annotated[Whole, Field(gt=0)] | None = Field(None, description="optimizer steps, in place of epochs")
+    batch_size: Annotated[Whole, Field(gt=0)] = Field(8, description="samples in one step")
+    optimizer: PartField = Field(default_factory=_default_optimizer, description="an optimizer of torch, such as {name: AdamW, lr: 5e-4}")
+    scheduler: PartField | None = Field(None, description="a scheduler of torch; it steps with the optimizer")
+    gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(None, description="the largest norm of the gradient")
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = Field(None, description="decay of the running mean of the weights")
+    patience: Annotated[Whole, Field(gt=0)] | None = Field(None, description="validations without a better one before training stops")
+    validate_every: Annotated[Whole, Field(gt=0)] | None = Field(None, description="steps between two validations")
+    preview: Flag = Field(True, description="whether preview pictures are written")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("epochs") is None and raw.get("steps") is None:
+            return {**raw, "epochs": 100}
+        return raw
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Training:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps exclude each other; leave one of them out")
+        return self
+
+
+class Spec(Section):
+    """Everything that one training run is made from. `data` is None only inside a checkpoint."""
+
+    name: Text = Field("es", description="names the run directory")
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(0, description="every random draw follows from it")
+    physics: PartField = Field(description="the forward operator, such as {name: Inpainting, mask: {file: mask.npy}}")
+    data: Data | None = Field(None, description="{train: {measurements: FILE}}")
+    mask_generator: PartField | None = Field(None, description="how measurements are split; left out: Bernoulli, 0.9")
+    transforms: Transforms = Field(default_factory=lambda: Transforms(group="trivial"), description="{group: D4}")
+    losses: Annotated[tuple[LossTerm, ...], BeforeValidator(_is_list)] = Field(default_factory=_default_losses, description="a list of losses")
+    test: Test = Field(default_factory=Test, description="how images are made")
+    model: PartField = Field(description="the network, such as {name: ArtifactRemoval, backbone_net: {name: UNet}}")
+    training: Training = Field(default_factory=lambda: Training(epochs=100), description="how long, how fast, and when to stop")
+
+    @field_validator("name", mode="after")
+    @classmethod
+    def _a_folder_name(cls, name: str) -> str:
+        if re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.strip(". ") != name:
+            raise ValueError(f"'{name}' cannot name a folder; use letters, digits, - and _")
+        return name

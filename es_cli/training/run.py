@@ -1,0 +1,311 @@
+"""One run: consumes the loop's events and keeps the run directory, so that a stopped run can go on.
+
+`train` and `resume` are usable from Python without the command line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from es_cli import catalog
+from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
+from es_cli.data.writers import write_array, write_bytes
+from es_cli.errors import CheckpointError, Diverged, OutputError, UsageError
+from es_cli.experiment import Experiment, build_experiment, build_reconstruction
+from es_cli.report import figures
+from es_cli.spec.document import to_dict, to_yaml
+from es_cli.spec.schema import Spec
+from es_cli.splitting.averaging import ONE_CALL
+from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
+from es_cli.training.loop import fit, new_state, total_steps, validation_interval
+from es_cli.training.runtime import resolve_device
+from es_cli.training.state import TrainingState
+
+Listener = Callable[[Event], None]
+COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second")
+PREVIEW_SAMPLES = 4
+PREVIEW_SHARE = 0.03  # of the time of training
+
+
+class Interrupted(BaseException):
+    """A signal stopped the run after its state was saved; `run_dir` is what `--resume` wants."""
+
+    def __init__(self, number: int, run_dir: Path) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.signal, self.run_dir = number, run_dir
+
+
+def new_run_dir(name: str, explicit: Path | None = None, overwrite: bool = False) -> Path:
+    """Make the folder of a run: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
+
+    Raises UsageError where `explicit` exists and may not be overwritten, OutputError where the folder cannot be made.
+    """
+    if explicit is not None and explicit.exists():
+        if not overwrite:
+            raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
+        if not (explicit / "spec.yaml").is_file():
+            raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
+        shutil.rmtree(explicit)
+    try:
+        if explicit is not None:
+            explicit.mkdir(parents=True)
+            return explicit
+        for number in range(1, 100_000):
+            folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise OutputError(f"the folder of the run cannot be made: {error.strerror}", where=str(explicit or "runs"), hint="give another -o") from error
+    raise OutputError(f"runs/{name} to runs/{name}-99999 all exist", hint="give -o")
+
+
+def train(
+    spec: Spec,
+    run_dir: Path | None = None,
+    *,
+    device: str = "auto",
+    init_from: Path | None = None,
+    overwrite: bool = False,
+    on_event: Listener = lambda event: None,
+) -> Path:
+    """Train what `spec` asks for and return the path of model.safetensors.
+
+    `run_dir` None is runs/NAME; `init_from` is a checkpoint whose network is the start, None for fresh weights.
+    Raises any EsError; Interrupted after a signal, with the state saved.
+    """
+    where = resolve_device(device)
+    folder = new_run_dir(spec.name, run_dir, overwrite)
+    try:
+        write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
+        experiment = build_experiment(spec, where)
+        if init_from is not None:
+            _start_from(experiment, init_from)
+    except BaseException:
+        # nothing was trained: a folder with a spec that cannot run helps nobody
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    write_bytes(folder / "environment.json", json.dumps(_environment(where), indent=1).encode())
+    return _Run(experiment, folder, where, on_event).go(resumed=False)
+
+
+def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
+    """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
+
+    Raises CheckpointError where the folder holds no run or no state.
+    """
+    spec_file = run_dir / "spec.yaml"
+    if not spec_file.is_file():
+        raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
+    where = resolve_device(device)
+    experiment = build_experiment(catalog.load_spec(spec_file), where)
+    return _Run(experiment, run_dir, where, on_event).go(resumed=True)
+
+
+def _start_from(experiment: Experiment, path: Path) -> None:
+    weights = load_checkpoint(path).part("model")
+    try:
+        experiment.network.load_state_dict(weights)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"its network is not the one of this spec: {text}", where=str(path), hint="name the same model") from error
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {**installed_versions(), "python": platform.python_version(), "device": f"{device} ({name})", "threads": torch.get_num_threads()}
+
+
+class _Run:
+    """The run directory and what is written to it as events come."""
+
+    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, on_event: Listener) -> None:
+        self.experiment, self.folder, self.device, self.tell = experiment, folder, device, on_event
+        self.model = folder / "model.safetensors"
+        self.state_file = folder / "state" / "state.safetensors"
+        self.steps = total_steps(experiment.spec, len(experiment.train))
+        self.every = validation_interval(experiment.spec, experiment, self.steps)
+        self.state = new_state(experiment, self._average(), self.steps)
+        self.rows: list[dict[str, Any]] = []
+        self.since: list[Step] = []
+        self.previewed, self.preview_seconds, self.started = 0.0, 0.0, time.monotonic()
+
+    def go(self, resumed: bool) -> Path:
+        if resumed:
+            self._continue()
+            if self.state.progress.done:
+                self.tell(Note(f"this run is finished ({self.state.progress.done}); nothing to do"))
+                return self.model
+        else:
+            self._keep_test_data()
+        progress, spec = self.state.progress, self.experiment.spec
+        self.tell(
+            Started(
+                self.folder,
+                self.steps,
+                progress.step,
+                sum(p.numel() for p in self.experiment.network.parameters() if p.requires_grad),
+                len(self.experiment.train),
+                len(self.experiment.validation),
+                str(self.device),
+                self.experiment.reconstruction.rule.network_calls,
+            )
+        )
+        with _signals() as caught:
+            try:
+                for event in fit(self.experiment, self.state, self.steps, self.every, self.device):
+                    self._consume(event)
+                    if caught and not isinstance(event, Stopped):
+                        self.state.save(self.state_file)
+                        self.tell(Stopped(progress.step, "signal", progress.best_step, progress.best_loss))
+                        raise Interrupted(caught[0], self.folder)
+            except Diverged as error:
+                kept = f"the weights of step {progress.best_step} are in {self.model}" if self.model.exists() else "no weights were good enough to keep"
+                hint = f"{kept}; {error.fault.hint}"
+                raise Diverged(error.fault.what, where=spec.name, hint=hint) from error
+        return self.model
+
+    def _consume(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.since.append(event)
+        elif isinstance(event, Validated):
+            self._record(event)
+            if event.best:
+                self._save_model(event)
+            self.state.save(self.state_file)
+        self.tell(event)
+        if isinstance(event, (Validated, Stopped)):
+            self._preview(last=isinstance(event, Stopped))
+        if isinstance(event, Stopped):
+            self.state.save(self.state_file)
+
+    def _save_model(self, event: Validated) -> None:
+        experiment = self.experiment
+        tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
+        tensors.update(experiment.operator.arrays)
+        described = to_dict(experiment.resolved)
+        scale = (described.pop("data") or {}).get("scale", "none")
+        measurement = {
+            "shape": list(experiment.operator.measurement.shape),
+            "image_shape": list(experiment.operator.image.shape),
+            "complex": experiment.operator.image.pair,
+        }
+        save_checkpoint(self.model, Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step}), tensors)
+
+    def _record(self, event: Validated) -> None:
+        seconds = sum(step.seconds for step in self.since)
+        size = self.experiment.spec.training.batch_size
+        count = max(1, len(self.since))
+        self.rows.append(
+            {
+                "step": event.step,
+                "epoch": round(event.step * size / len(self.experiment.train), 3),
+                "loss": sum(step.loss for step in self.since) / count,
+                "lr": self.since[-1].lr if self.since else None,
+                "validation_loss": event.loss,
+                "validation_psnr": event.psnr,
+                "best": event.best,
+                "samples_per_second": count * size / seconds if seconds else None,
+            }
+        )
+        self.since = []
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_bytes(self.folder / "metrics.jsonl", lines.encode())
+        with (self.folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _preview(self, last: bool) -> None:
+        """Pictures, never more often than their share of the time allows; they change nothing that is trained."""
+        now = time.monotonic()
+        if not self.experiment.spec.training.preview or (not last and self.preview_seconds > PREVIEW_SHARE * (now - self.started)):
+            return
+        path = self.folder / "previews" / f"step-{self.state.progress.step:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        figures.preview(path, self._panels(full=last))
+        figures.progress(self.folder / "progress.png", self.rows)
+        self.preview_seconds += time.monotonic() - now
+        self.tell(Previewed(path))
+
+    @torch.no_grad()
+    def _panels(self, full: bool) -> dict[str, Any]:
+        data, made = self.experiment.validation, self.experiment.reconstruction
+        positions = list(range(min(PREVIEW_SAMPLES, len(data))))
+        y, x = data.batch(positions, self.device)
+        network = self.state.evaluated
+        network.eval()
+        from dataclasses import replace
+
+        image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8)
+        panels = {"adjoint": made.operator.physics.A_adjoint(y), "reconstruction": image}
+        if x is not None:
+            panels["ground truth"] = x
+        self.state.network.train()
+        return {title: panel.cpu().numpy() for title, panel in panels.items()}
+
+    def _average(self) -> torch.nn.Module | None:
+        spec, experiment = self.experiment.spec, self.experiment
+        if spec.training.ema is None:
+            return None
+        made, _ = build_reconstruction(spec, experiment.operator, experiment.reconstruction.scaling, self.device)
+        made.network.load_state_dict(experiment.network.state_dict())
+        return made.network.requires_grad_(False)
+
+    def _continue(self) -> None:
+        self.state.load(self.state_file)
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.is_file():
+            rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+            self.rows = [row for row in rows if row["step"] <= self.state.progress.step]
+
+    def _keep_test_data(self) -> None:
+        """Simulated test pairs are kept beside the checkpoint: `evaluate` cannot read them from anywhere else."""
+        test, spec = self.experiment.test, self.experiment.spec
+        if test is None or spec.data is None or spec.data.test is None or spec.data.test.measurements is not None:
+            return
+        y, x = test.batch(range(len(test)))
+        folder = self.folder / "data"
+        folder.mkdir(exist_ok=True)
+        write_array(folder / "test_y.npy", y.numpy())
+        if x is not None:
+            write_array(folder / "test_x.npy", x.numpy())
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM is remembered and ends the run at the next step; a second one acts as it always does."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
