@@ -1,6 +1,6 @@
 """The one grammar of every nested part: `{name: X, parameter: value, …}`, `{file: PATH}`, `{tensor: KEY}`, lists and plain values.
 
-    Value = None | bool | int | float | str | tuple[Value, ...] | Component | ArrayFile | TensorRef | dict[str, Value]
+Value = None | bool | int | float | str | tuple[Value, ...] | Component | ArrayFile | TensorRef | dict[str, Value]
 """
 
 from __future__ import annotations
@@ -117,10 +117,12 @@ class _Reader:
         if isinstance(raw, str) and raw:
             return Component(name=raw)
         if not isinstance(raw, dict):
-            return self._fault(path, f"wanted a part, got {shown(raw)}", "write {name: Class, parameter: value, …} or just the name")
+            self._fault(path, f"wanted a part, got {shown(raw)}", "write {name: Class, parameter: value, …} or just the name")
+            return None
         if not isinstance(raw.get("name"), str) or not raw["name"]:
             what = f"wanted the name of a class, got {shown(raw['name'])}" if "name" in raw else "this part has no name"
-            return self._fault((*path, "name") if "name" in raw else path, what, "write {name: Class, parameter: value, …}")
+            self._fault((*path, "name") if "name" in raw else path, what, "write {name: Class, parameter: value, …}")
+            return None
         parameters = {key: self.value(value, (*path, key)) for key, value in raw.items() if key != "name"}
         return Component.model_construct(name=raw["name"], parameters=parameters)
 
@@ -131,7 +133,8 @@ class _Reader:
             return tuple(self.value(inner, (*path, i)) for i, inner in enumerate(raw))
         if raw is None or isinstance(raw, (bool, int, float, str, Component, ArrayFile, TensorRef)):
             return raw
-        return self._fault(path, f"a value of type {type(raw).__name__} cannot stand in a spec", "")
+        self._fault(path, f"a value of type {type(raw).__name__} cannot stand in a spec", "")
+        return None
 
     def _mapping(self, raw: dict[Any, Any], path: Path_) -> Value:
         if "name" in raw:
@@ -141,11 +144,15 @@ class _Reader:
                 return self._reference(form, keys, raw, path)
         return {str(key): self.value(value, (*path, key)) for key, value in raw.items()}
 
-    def _reference(self, form: type[ArrayFile] | type[TensorRef], keys: tuple[str, ...], raw: dict[Any, Any], path: Path_) -> Value:
+    def _reference(self, form: type[ArrayFile | TensorRef], keys: tuple[str, ...], raw: dict[Any, Any], path: Path_) -> Value:
         before = len(self.faults)
         for key, value in raw.items():
             if key not in keys:
-                self._fault((*path, key), "unknown key", f"beside {keys[0]} only {keys[1]} can stand" if keys[1:] else f"nothing stands beside {keys[0]}")
+                self._fault(
+                    (*path, key),
+                    "unknown key",
+                    f"beside {keys[0]} only {keys[1]} can stand" if keys[1:] else f"nothing stands beside {keys[0]}",
+                )
             elif not (isinstance(value, str) and value) and not (key == "key" and value is None):
                 self._fault((*path, key), f"wanted text, got {shown(value)}", "put it in quotes")
         if len(self.faults) > before:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from es_cli.errors import Fault, SpecError
@@ -98,7 +98,8 @@ def to_dict(spec: Spec) -> dict[str, Any]:
 
 def to_yaml(spec: Spec) -> str:
     """The resolved spec as text, in the order of the schema."""
-    return yaml.dump(to_dict(spec), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    text: str = yaml.dump(to_dict(spec), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return text
 
 
 def _plain_section(value: Any) -> Any:
@@ -125,7 +126,10 @@ def _validate(raw: dict[str, Any], document: Document, folder: Path | None, faul
     raw, moved, clashes = _as_test_section(copy.deepcopy(raw))
     document = _with(document, moved=moved)
     found = list(clashes)
-    if needs_data and raw.get("data") is None and "data" not in document.lines:
+    for section in ("transforms", "losses", "test", "training"):
+        if raw.get(section, 0) is None:  # a key with nothing after it
+            del raw[section]
+    if needs_data and raw.get("data") is None:
         found.append((("data",), "missing", "add data: {train: {measurements: FILE}}"))
         raw.pop("data", None)
     pruned: list[KeyPath] = [path for path, _, _ in clashes]
@@ -165,11 +169,15 @@ def _as_test_section(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[KeyPath,
             written.append((term, ("losses", i, "eval_n_samples"), "splits"))
     for holder, source, target in written:
         value = holder.pop(str(source[-1]))
+        if target == "group" and isinstance(value, str) and value not in ("full", "random", "trivial"):
+            value = [value]
         test = raw.get("test") if raw.get("test") is not None else {}
         if not isinstance(test, dict):
             continue
         if target in test:
-            clashes.append((source, f"test.{target} says the same in other words", f"leave one of them out; test.{target} is es's own word"))
+            clashes.append(
+                (source, f"test.{target} says the same in other words", f"leave one of them out; test.{target} is es's own word")
+            )
             continue
         raw["test"] = {**test, target: value}
         moved["test", target] = source
@@ -181,7 +189,13 @@ def _prune(raw: dict[str, Any], path: KeyPath) -> KeyPath:
     holder: Any = raw
     inside: list[tuple[Any, KeyPath]] = [(raw, ())]
     for i, part in enumerate(path):
-        holder = holder.get(part) if isinstance(holder, dict) else holder[part] if isinstance(holder, list) and isinstance(part, int) and part < len(holder) else None
+        holder = (
+            holder.get(part)
+            if isinstance(holder, dict)
+            else holder[part]
+            if isinstance(holder, list) and isinstance(part, int) and part < len(holder)
+            else None
+        )
         if holder is None:
             break
         inside.append((holder, path[: i + 1]))
@@ -201,7 +215,7 @@ def _place(raw: dict[str, Any], gone: KeyPath) -> None:
         raw[top] = dict(PLACEHOLDERS[top])
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes floats and text so that YAML 1.1 and 1.2 read the same."""
 
     def ignore_aliases(self, data: Any) -> bool:

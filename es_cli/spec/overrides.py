@@ -15,7 +15,12 @@ DEFAULTS: dict[Path, Any] = {
 }
 # setting one of these lifts the other, which the file may hold
 EXCLUSIVE = {"epochs": "steps", "steps": "epochs", "group": "train", "train": "group", "file": "sample", "sample": "file"}
-EXCLUSIVE_IN = {"training": ("epochs", "steps"), "transforms": ("group", "train"), "measurements": ("file", "sample"), "images": ("file", "sample")}
+EXCLUSIVE_IN = {
+    "training": ("epochs", "steps"),
+    "transforms": ("group", "train"),
+    "measurements": ("file", "sample"),
+    "images": ("file", "sample"),
+}
 
 
 def apply_overrides(tree: Any, overrides: Sequence[str]) -> tuple[Any, dict[Path, str], list[Fault]]:

@@ -26,7 +26,9 @@ def _size(raw: Any) -> Any:
         return tuple(raw)
     if raw is None or _positive(raw):
         return raw
-    raise ValueError(f"wanted a number of pixels, or [height, width], got {shown(raw) if not isinstance(raw, (list, tuple)) else list(raw)}; such as 64")
+    raise ValueError(
+        f"wanted a number of pixels, or [height, width], got {shown(raw) if not isinstance(raw, (list, tuple)) else list(raw)}; such as 64"
+    )
 
 
 def _positive(raw: Any) -> bool:
@@ -54,21 +56,21 @@ Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_size)]
 Parts = Annotated[tuple[PartField, ...], BeforeValidator(_is_list), BeforeValidator(_parts)]
 
 
-class Section(BaseModel):
+class Section(BaseModel):  # frozen, and unknown keys are refused
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(Section):
     """Where arrays or pictures come from: a file, folder or glob, or a sample that ships with es."""
 
-    file: Text | None = Field(None, description="a file, a folder or a glob such as photos/*.png")
-    key: Text | None = Field(None, description="the array's name inside an npz or h5 file")
-    sample: Literal["photo", "terrain", "brain"] | None = Field(None, description="pictures that ship with es")
-    part: Literal["train", "test"] | None = Field(None, description="which part of the sample")
-    crop: Size = Field(None, description="pixels of a crop, or [height, width]")
-    crops_per_image: Annotated[Whole, Field(gt=0)] = Field(1, description="how many crops are drawn from each image")
-    resize: Size = Field(None, description="pixels after resizing, or [height, width]")
-    grey: Flag = Field(False, description="whether pictures are made grey")
+    file: Text | None = Field(default=None, description="a file, a folder or a glob such as photos/*.png")
+    key: Text | None = Field(default=None, description="the array's name inside an npz or h5 file")
+    sample: Literal["photo", "terrain", "brain"] | None = Field(default=None, description="pictures that ship with es")
+    part: Literal["train", "test"] | None = Field(default=None, description="which part of the sample")
+    crop: Size = Field(default=None, description="pixels of a crop, or [height, width]")
+    crops_per_image: Annotated[Whole, Field(gt=0)] = Field(default=1, description="how many crops are drawn from each image")
+    resize: Size = Field(default=None, description="pixels after resizing, or [height, width]")
+    grey: Flag = Field(default=False, description="whether pictures are made grey")
 
     @model_validator(mode="before")
     @classmethod
@@ -97,14 +99,17 @@ class Source(Section):
 class Pair(Section):
     """Measurements, images, or both of the same samples."""
 
-    measurements: Source | None = Field(None, description="what was measured: a file, or {file: …, key: …}")
-    images: Source | None = Field(None, description="images: ground truth beside measurements, else what is simulated from")
+    measurements: Source | None = Field(default=None, description="what was measured: a file, or {file: …, key: …}")
+    images: Source | None = Field(default=None, description="images: ground truth beside measurements, else what is simulated from")
 
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, raw: Any) -> Any:
         if isinstance(raw, str):
-            raise ValueError(f"'{raw}' could be measurements or images; write {{measurements: {raw}}} or {{images: {raw}}}")
+            # pydantic reports ValueError and nothing else
+            raise ValueError(  # noqa: TRY004
+                f"'{raw}' could be measurements or images; write {{measurements: {raw}}} or {{images: {raw}}}"
+            )
         return raw
 
     @model_validator(mode="after")
@@ -114,20 +119,19 @@ class Pair(Section):
         return self
 
 
-def _validation(raw: Any) -> Any:
-    """A fraction or a pair, told apart here so that errors speak of one of them only."""
-    if isinstance(raw, (Pair, dict)):
-        return raw if isinstance(raw, Pair) else Pair.model_validate(raw)
+def _fraction(raw: Any) -> float:
     if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < 1:
         raise ValueError(f"wanted a fraction between 0 and 1, or {{measurements: FILE}}, got {shown(raw)}; 0.1 holds a tenth of train out")
-    return raw
+    return float(raw)
 
 
-def _scale(raw: Any) -> Any:
+def _scale(raw: Any) -> str | float:
     if raw is None or raw in ("none", "per-sample"):
-        return raw or "none"
+        return str(raw or "none")
     if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < math.inf:
-        raise ValueError(f"wanted none, per-sample or a number above 0, got {shown(raw)}; per-sample is the 99th percentile of each sample's adjoint")
+        raise ValueError(
+            f"wanted none, per-sample or a number above 0, got {shown(raw)}; per-sample is the 99th percentile of each sample's adjoint"
+        )
     return float(raw)
 
 
@@ -135,30 +139,29 @@ class Data(Section):
     """What is trained on, validated on, and evaluated on by `es evaluate`."""
 
     train: Pair = Field(description="{measurements: FILE} or {images: FOLDER}")
-    validation: float | Pair = Field(0.1, description="the fraction held out of train, or {measurements: FILE}")
-    test: Pair | None = Field(None, description="{measurements: FILE, images: FILE}")
-    scale: str | float = Field("none", description="none, per-sample, or the number that measurements are divided by")
+    validation: float | Pair = Field(default=0.1, description="the fraction held out of train, or {measurements: FILE}")
+    test: Pair | None = Field(default=None, description="{measurements: FILE, images: FILE}")
+    scale: str | float = Field(default="none", description="none, per-sample, or the number that measurements are divided by")
 
-    @field_validator("validation", mode="wrap")
+    @field_validator("validation", mode="plain")
     @classmethod
-    def _validation(cls, raw: Any, handler: Any, info: ValidationInfo) -> float | Pair:
-        if isinstance(raw, dict):
-            return Pair.model_validate(raw, context=info.context)
-        checked: float | Pair = _validation(raw)
-        return checked
+    def _validation(cls, raw: Any, info: ValidationInfo) -> float | Pair:
+        """Told apart here, so that errors speak of one of the two only."""
+        return Pair.model_validate(raw, context=info.context) if isinstance(raw, (dict, Pair)) else _fraction(raw)
 
     @field_validator("scale", mode="plain")
     @classmethod
     def _scale(cls, raw: Any) -> str | float:
-        checked: str | float = _scale(raw)
-        return checked
+        return _scale(raw)
 
 
 class Transforms(Section):
     """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
 
-    group: Literal["trivial", "C4", "D4", "reflections", "shifts"] | None = Field(None, description="trivial, C4, D4, reflections or shifts")
-    train: Parts | None = Field(None, description="transforms of deepinv; a list is their product")
+    group: Literal["trivial", "C4", "D4", "reflections", "shifts"] | None = Field(
+        default=None, description="trivial, C4, D4, reflections or shifts"
+    )
+    train: Parts | None = Field(default=None, description="transforms of deepinv; a list is their product")
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +177,7 @@ class LossTerm(Section):
     """One loss and the number that it is multiplied by."""
 
     loss: PartField
-    weight: Number = Field(1.0, description="what the loss is multiplied by")
+    weight: Number = Field(default=1.0, description="what the loss is multiplied by")
 
     @model_validator(mode="before")
     @classmethod
@@ -190,9 +193,13 @@ class Test(Section):
     """How images are made: over how many splits, and over which elements of the group."""
 
     __test__ = False  # not a test class of pytest
-    splits: Annotated[Whole, Field(gt=0)] | None = Field(None, description="how many splits are averaged; none: the whole measurement")
-    group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field("full", description="full, random, trivial, or a list of transforms")
-    samples: Annotated[Whole, Field(gt=0)] = Field(8, description="group elements drawn, with random or an infinite group")
+    splits: Annotated[Whole, Field(gt=0)] | None = Field(
+        default=None, description="how many splits are averaged; none: the whole measurement"
+    )
+    group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field(
+        default="full", description="full, random, trivial, or a list of transforms"
+    )
+    samples: Annotated[Whole, Field(gt=0)] = Field(default=8, description="group elements drawn, with random or an infinite group")
 
     @field_validator("splits", mode="before")
     @classmethod
@@ -221,16 +228,18 @@ def _default_optimizer() -> Component:
 class Training(Section):
     """How long, how fast, and when to stop."""
 
-    epochs: Annotated[Whole, Field(gt=0)] | None = Field(None, description="passes over the training data")
-    steps: Annotated[Whole, Field(gt=0)] | None = Field(None, description="optimizer steps, in place of epochs")
-    batch_size: Annotated[Whole, Field(gt=0)] = Field(8, description="samples in one step")
+    epochs: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="passes over the training data")
+    steps: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="optimizer steps, in place of epochs")
+    batch_size: Annotated[Whole, Field(gt=0)] = Field(default=8, description="samples in one step")
     optimizer: PartField = Field(default_factory=_default_optimizer, description="an optimizer of torch, such as {name: AdamW, lr: 5e-4}")
-    scheduler: PartField | None = Field(None, description="a scheduler of torch; it steps with the optimizer")
-    gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(None, description="the largest norm of the gradient")
-    ema: Annotated[Number, Field(gt=0, lt=1)] | None = Field(None, description="decay of the running mean of the weights")
-    patience: Annotated[Whole, Field(gt=0)] | None = Field(None, description="validations without a better one before training stops")
-    validate_every: Annotated[Whole, Field(gt=0)] | None = Field(None, description="steps between two validations")
-    preview: Flag = Field(True, description="whether preview pictures are written")
+    scheduler: PartField | None = Field(default=None, description="a scheduler of torch; it steps with the optimizer")
+    gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="the largest norm of the gradient")
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, description="decay of the running mean of the weights")
+    patience: Annotated[Whole, Field(gt=0)] | None = Field(
+        default=None, description="validations without a better one before training stops"
+    )
+    validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
+    preview: Flag = Field(default=True, description="whether preview pictures are written")
 
     @model_validator(mode="before")
     @classmethod
@@ -249,14 +258,16 @@ class Training(Section):
 class Spec(Section):
     """Everything that one training run is made from. `data` is None only inside a checkpoint."""
 
-    name: Text = Field("es", description="names the run directory")
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(0, description="every random draw follows from it")
+    name: Text = Field(default="es", description="names the run directory")
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(default=0, description="every random draw follows from it")
     physics: PartField = Field(description="the forward operator, such as {name: Inpainting, mask: {file: mask.npy}}")
-    data: Data | None = Field(None, description="{train: {measurements: FILE}}")
-    mask_generator: PartField | None = Field(None, description="how measurements are split; left out: Bernoulli, 0.9")
+    data: Data | None = Field(default=None, description="{train: {measurements: FILE}}")
+    mask_generator: PartField | None = Field(default=None, description="how measurements are split; left out: Bernoulli, 0.9")
     transforms: Transforms = Field(default_factory=lambda: Transforms(group="trivial"), description="{group: D4}")
-    losses: Annotated[tuple[LossTerm, ...], BeforeValidator(_is_list)] = Field(default_factory=_default_losses, description="a list of losses")
-    test: Test = Field(default_factory=Test, description="how images are made")
+    losses: Annotated[tuple[LossTerm, ...], BeforeValidator(_is_list)] = Field(
+        default_factory=_default_losses, description="a list of losses"
+    )
+    test: Test = Field(default_factory=lambda: Test(), description="how images are made")
     model: PartField = Field(description="the network, such as {name: ArtifactRemoval, backbone_net: {name: UNet}}")
     training: Training = Field(default_factory=lambda: Training(epochs=100), description="how long, how fast, and when to stop")
 

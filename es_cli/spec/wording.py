@@ -36,7 +36,12 @@ WANTED = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
-BOUNDS = {"greater_than": ("gt", "more than"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most")}
+BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
 YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
@@ -79,7 +84,8 @@ def _sentence(one: Any, path: Path) -> tuple[str, str]:
         return f"must be {words} {context[key]}, got {shown(given)}", described
     if kind == "literal_error":
         near = did_you_mean(given, _choices(context["expected"])) if isinstance(given, str) else None
-        return f"must be one of {', '.join(_choices(context['expected']))}; got {shown(given)}".replace(";", ","), f"did you mean {near}?" if near else described
+        what = f"must be one of {', '.join(_choices(context['expected']))}, got {shown(given)}"
+        return what, f"did you mean {near}?" if near else ""
     if kind == "string_too_short":
         return "wanted text, got nothing", described
     what, _, hint = str(context.get("error", one["msg"])).partition("; ")
@@ -112,7 +118,8 @@ def _place_for(word: str, path: Path) -> str:
     near = did_you_mean(word, known)
     if near:
         return f"did you mean {near}?"
-    for name, other in {**SECTIONS, "test": Test}.items():
+    sections: dict[str, type[BaseModel]] = {**SECTIONS, "test": Test}
+    for name, other in sections.items():
         if name not in {"train", "validation"} and word in other.model_fields:
             return f"it belongs under {name}" if name else "it belongs at the top level"
     return f"known here: {', '.join(known)}"
@@ -127,8 +134,6 @@ def _real(loc: Path, raw: Any) -> Path:
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-        elif node is None or (isinstance(node, (str, int, float)) and part != "loss"):
-            continue
         else:
             continue
         path.append(part)

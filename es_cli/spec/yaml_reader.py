@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from es_cli.errors import Fault, SpecError
 
@@ -95,7 +95,11 @@ def _check_events(text: str) -> None:
             raise _Refused(line, f"nested more than {MAX_DEPTH} deep", "a spec needs about six levels")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise _Refused(line, f"the tag {tag.replace('tag:yaml.org,2002:', '!!')} is not allowed", "leave it out: a spec is plain values and names of the catalogue")
+            raise _Refused(
+                line,
+                f"the tag {tag.replace('tag:yaml.org,2002:', '!!')} is not allowed",
+                "leave it out: a spec is plain values and names of the catalogue",
+            )
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
@@ -113,7 +117,10 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
     known = {
         "mapping values are not allowed here": ("a second ':' where a value stands", "put the value in quotes, or check the indentation"),
         "could not find expected ':'": ("a key without ':'", "write key: value"),
-        "expected <block end>, but found '<block mapping start>'": ("the indentation does not fit the lines above", "indent keys of one mapping alike"),
+        "expected <block end>, but found '<block mapping start>'": (
+            "the indentation does not fit the lines above",
+            "indent keys of one mapping alike",
+        ),
         "expected <block end>, but found '-'": ("a list item does not fit the lines above", "indent items of one list alike"),
         "expected ',' or ']', but got '<stream end>'": ("a '[' is not closed", "add ']'"),
         "expected ',' or '}', but got '<stream end>'": ("a '{' is not closed", "add '}'"),

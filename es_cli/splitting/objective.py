@@ -45,7 +45,7 @@ class Term(Protocol):
 
 
 class EquivariantSplitting(nn.Module):
-    """The loss of equivariant splitting, with one random g for the batch and one random split for each sample.
+    """The loss of equivariant splitting, with one random g and one random split for each sample.
 
     ``consistency(A₁x̂, M₁y) / mean(M₁) + prediction(A₂x̂, M₂y) / mean(M₂)`` with ``x̂ = T_g f(M₁y, M₁A T_g)``. Equal to
     `deepinv.loss.EquivariantSplittingLoss` under the same split and g. Source: Sechaud et al., ICLR 2026.
@@ -62,9 +62,9 @@ class EquivariantSplitting(nn.Module):
         self.consistency, self.prediction = consistency, prediction
 
     def forward(self, batch: Pass) -> Tensor:
-        g = self.group.draw(1, stream_seed(batch.seed, "group"))
+        g = self.group.draw(len(batch.y), stream_seed(batch.seed, "group"))
         mask = draw_split(self.splitter, batch.y.shape, sampling_mask(batch.physics), stream_seed(batch.seed, "split"))
-        return self.value(batch, mask, g * len(batch.y))
+        return self.value(batch, mask, g)
 
     def held_out(self, batch: Pass, seeds: Sequence[int]) -> Tensor:
         """The prediction term of each sample under ONE fixed split and g, drawn from the sample's own seed: shape (B,).

@@ -1,0 +1,237 @@
+"""A part against the catalogue: its name, its parameters, and the parts nested in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, suggest
+from es_cli.spec.component import ArrayFile, Component, TensorRef, shown
+from es_cli.spec.wording import YES_NO, did_you_mean
+
+Found = list[tuple[str, str, str]]  # path, what, hint
+
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "array": "an array ({file: PATH})",
+    "null": "null",
+}
+FROM_DATA = "from-data"  # the mask is read off the zeros that all samples share
+WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
+ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
+# top-level keys that fill a parameter of the same name in a loss
+TOP_LEVEL = {
+    "mask_generator": "add mask_generator: {name: …} at the top level of the spec",
+    "transform": "add transforms: {group: D4} at the top level of the spec",
+}
+
+
+def check(component: Component, path: str, kinds: Iterable[str], filled: Iterable[str] = (), *, nested: bool = False) -> Found:
+    """What is wrong with a part: (path in the spec, what, hint) each.
+
+    `filled` are parameters that es fills in beside CONTEXT_PARAMETERS.
+    """
+    kinds = tuple(kinds)
+    entry = find(component.name, kinds)
+    if entry is None:
+        return [(f"{path}.name" if component.parameters else path, *_no_such_class(component.name, kinds))]
+    if entry.refused is not None:
+        return [(path, f"{entry.name} cannot be built from a spec: {entry.refused}", _instead(entry))]
+    if entry.nested_only and not nested:
+        return [(path, f"{entry.name} cannot stand alone", "it describes the geometry of Ptychography")]
+    found: Found = []
+    for name, value in component.parameters.items():
+        found += _check_parameter(entry, name, value, f"{path}.{name}")
+    for parameter in entry.parameters:
+        if parameter.required and parameter.name not in component.parameters and parameter.name not in {*CONTEXT_PARAMETERS, *filled}:
+            hint = TOP_LEVEL.get(parameter.name, _described(parameter)) if entry.kind == "loss" else _described(parameter)
+            found.append((path, f"{entry.name} needs {parameter.name}", hint))
+    return found
+
+
+def with_parts(component: Component, kinds: Iterable[str]) -> Component:
+    """The part with bare names made parts where a part is wanted, and downloads replaced by fresh weights."""
+    entry = find(component.name, kinds)
+    if entry is None:
+        return component
+    values = {name: _with_parts(entry.parameter(name), value, entry) for name, value in component.parameters.items()}
+    for parameter in entry.parameters:
+        if parameter.downloads and not parameter.required and parameter.name not in values:
+            values[parameter.name] = parameter.default
+    return Component(name=component.name, parameters=values)
+
+
+def kinds_in(parameter: Parameter, entry: Entry) -> tuple[str, ...]:
+    """Which parts a parameter takes: a generator may also stand where the operator wants an array."""
+    drawn = ("generator",) if entry.kind == "physics" and "array" in parameter.types else ()
+    return (*parameter.parts, *drawn)
+
+
+def _with_parts(parameter: Parameter | None, value: Any, entry: Entry) -> Any:
+    kinds = () if parameter is None else kinds_in(parameter, entry)
+    if isinstance(value, str) and kinds and (parameter is not None and "str" not in parameter.types) and find(value, kinds) is not None:
+        value = Component(name=value)
+    if isinstance(value, Component):
+        return with_parts(value, kinds or KINDS)
+    if isinstance(value, tuple):
+        return tuple(_with_parts(parameter, inner, entry) for inner in value)
+    return value
+
+
+def _no_such_class(name: str, kinds: tuple[str, ...]) -> tuple[str, str]:
+    wanted = " or ".join(ARTICLE.get(kind, f"a {kind}") for kind in kinds)
+    other = find(name)
+    if other is not None:
+        return f"{name} is {ARTICLE.get(other.kind, f'a {other.kind}')}; wanted {wanted}".replace(";", ","), f"such as {_example(kinds)}"
+    near = suggest(name, kinds)
+    return f"no {' or '.join(kinds)} is called {name}", f"did you mean {near}?" if near else f"such as {_example(kinds)}"
+
+
+def _example(kinds: tuple[str, ...]) -> str:
+    known = {
+        "physics": "Inpainting",
+        "noise": "GaussianNoise",
+        "generator": "BernoulliSplittingMaskGenerator",
+        "transform": "Rotate",
+        "loss": "MCLoss",
+    }
+    known |= {"metric": "PSNR", "model": "UNet", "optimizer": "AdamW", "scheduler": "CosineAnnealingLR"}
+    return " or ".join(known[kind] for kind in kinds)
+
+
+def _instead(entry: Entry) -> str:
+    near = [
+        other.name
+        for other in entries((entry.kind,))
+        if other.refused is None and not other.nested_only and entry.name.lower() in other.name.lower()
+    ][:3]
+    return f"such as {', '.join(near)}" if near else f"such as {_example((entry.kind,))}"
+
+
+def _described(parameter: Parameter) -> str:
+    meaning = parameter.meaning[:1].lower() + parameter.meaning[1:] if parameter.meaning[1:2].islower() else parameter.meaning
+    return f"add {parameter.name}: {_cut(meaning, 90) or _wanted(parameter, parameter.parts)}"
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest].rsplit(" ", 1)[0] + "…"
+
+
+def _check_parameter(entry: Entry, name: str, value: Any, path: str) -> Found:
+    parameter = entry.parameter(name)
+    if parameter is None:
+        givable = [one.name for one in entry.parameters if one.refused is None]
+        near = did_you_mean(name, givable)
+        hint = f"did you mean {near}?" if near else f"it takes {_cut(', '.join(givable), 160)}" if givable else "it takes no parameters"
+        return [(path, f"{entry.name} has no parameter {name}", hint)]
+    if parameter.refused is not None:
+        return [(path, f"{name} cannot be given: {parameter.refused}", "leave it out")]
+    if parameter.downloads:
+        return _check_weights(parameter, value, path)
+    return _check_value(entry, parameter, value, path)
+
+
+def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
+    fresh = "null" if parameter.default is None else str(parameter.default).lower()
+    if value == parameter.default and not parameter.required:
+        return []
+    if isinstance(value, str) and value.lower().endswith(WEIGHT_FILES):
+        return []
+    if parameter.required:
+        return [
+            (
+                path,
+                f"wanted a file of weights, got {shown(value)}",
+                "es never reaches for the network; download them once and give the file",
+            )
+        ]
+    hint = f"leave it out ({fresh} is fresh weights), or give a file such as weights.pth"
+    return [(path, f"{shown(value)} would be downloaded, and es never reaches for the network", hint)]
+
+
+def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> Found:
+    kinds = kinds_in(parameter, entry)
+    if entry.kind == "physics" and parameter.name == "mask" and value == FROM_DATA:
+        return []
+    if isinstance(value, Component):
+        return _check_part(entry, parameter, value, path, kinds)
+    if isinstance(value, tuple) and ("list" in parameter.types or not (parameter.types or kinds)):
+        return [
+            fault
+            for i, inner in enumerate(value)
+            if isinstance(inner, Component)
+            for fault in _check_part(entry, parameter, inner, f"{path}.{i}", kinds)
+        ]
+    if parameter.choices and isinstance(value, str) and value not in parameter.choices:
+        near = did_you_mean(value, parameter.choices)
+        return [
+            (
+                path,
+                f"must be one of {', '.join(parameter.choices)}, got {shown(value)}",
+                f"did you mean {near}?" if near else _meaning(parameter),
+            )
+        ]
+    if _fits(parameter, value, kinds):
+        return []
+    if isinstance(value, str) and kinds and "str" not in parameter.types:
+        if find(value, kinds) is None and (parameter.parts or find(value) is not None):
+            return [(path, *_no_such_class(value, kinds))]
+        if find(value, kinds) is not None:
+            return check(Component(name=value), path, kinds, nested=True)
+    return [(path, f"wanted {_wanted(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
+
+
+def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str, kinds: tuple[str, ...]) -> Found:
+    if not parameter.types and not kinds:
+        found = find(value.name)
+        return check(value, path, (found.kind,) if found else ("model",), nested=True)
+    if not kinds:
+        return [(path, f"wanted {_wanted(parameter, ())}, got the part {value.name}", _meaning(parameter))]
+    filled = ("mask_generator", "transform") if entry.kind == "loss" else ()
+    return check(value, path, kinds, filled, nested=True)
+
+
+def _fits(parameter: Parameter, value: Any, kinds: tuple[str, ...]) -> bool:
+    """Whether a plain value has a type that the parameter takes."""
+    types = parameter.types
+    if not types and not kinds:
+        return True
+    if isinstance(value, (ArrayFile, TensorRef)):
+        return "array" in types or "list" in types
+    if value is None:
+        return "null" in types or (parameter.default is None and not parameter.required)
+    if isinstance(value, bool):
+        return "bool" in types
+    if isinstance(value, int):
+        return "int" in types or "float" in types
+    if isinstance(value, float):
+        return "float" in types or ("int" in types and value.is_integer() and abs(value) < 2**53)
+    words: dict[type, str] = {str: "str", dict: "dict", tuple: "list", list: "list"}
+    return words.get(type(value), "") in types
+
+
+def _wanted(parameter: Parameter, kinds: tuple[str, ...]) -> str:
+    types = [one for one in parameter.types if one in WORDS and not (one == "int" and "float" in parameter.types)]
+    words = [ARTICLE.get(kind, f"a {kind}") + f" such as {_example((kind,))}" for kind in kinds] + [
+        WORDS[one] for one in types if one != "null"
+    ]
+    words += ["null"] if "null" in types else []
+    return " or ".join(words) or "another value"
+
+
+def _hint(parameter: Parameter, value: Any) -> str:
+    if isinstance(value, str) and "bool" in parameter.types and value.lower() in YES_NO:
+        return f"write {YES_NO[value.lower()]}"
+    if isinstance(value, str) and value.lower().endswith((".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")) and "array" in parameter.types:
+        return f"write {{file: {value}}}"
+    return _meaning(parameter)
+
+
+def _meaning(parameter: Parameter) -> str:
+    meaning = f"{parameter.name}: {_cut(parameter.meaning, 110)}" if parameter.meaning else ""
+    return meaning.replace(";", ",")

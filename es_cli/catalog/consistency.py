@@ -1,0 +1,137 @@
+"""What the parts of a spec say about one another: operators drawn beside measurements that another operator made, losses that exclude each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from es_cli.catalog.checking import FROM_DATA
+from es_cli.catalog.entries import find
+from es_cli.spec.component import Component, TensorRef
+from es_cli.spec.schema import Pair, Spec
+
+Found = list[tuple[str, str, str]]
+
+HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI", "SequentialMRI")
+# operators that deepinv draws at random when they are built, and the parameters that fix them; () where nothing does
+DRAWN: dict[str, tuple[str, ...]] = {
+    "CompressedSensing": (),
+    "RandomPhaseRetrieval": (),
+    "StructuredRandomPhaseRetrieval": (),
+    "StructuredRandom": ("diagonals",),
+    "HyperSpectralUnmixing": ("M",),
+    "CompressiveSpectralImaging": ("mask",),
+}
+
+
+def check_consistency(spec: Spec) -> Found:
+    """(path, what, hint) each."""
+    return [*_drawn_operator(spec), *_mask_from_data(spec), *_one_adapting_loss(spec), *_tensor_references(spec)]
+
+
+def measurements_in(spec: Spec) -> str | None:
+    """The path of the first measurements that the spec names; None where all are simulated."""
+    for name, pair in _pairs(spec):
+        if pair.measurements is not None:
+            return f"data.{name}.measurements"
+    return None
+
+
+def _pairs(spec: Spec) -> list[tuple[str, Pair]]:
+    if spec.data is None:
+        return []
+    given = (("train", spec.data.train), ("validation", spec.data.validation), ("test", spec.data.test))
+    return [(name, pair) for name, pair in given if isinstance(pair, Pair)]
+
+
+def _drawn_operator(spec: Spec) -> Found:
+    measured = measurements_in(spec)
+    if measured is None:
+        return []
+    name = spec.physics.name
+    if name in HAS_SAMPLING_MASK:
+        hint = "give {file: mask.npy}, or from-data to read the mask off the zeros"
+    else:
+        hint = "name images to simulate from" if DRAWN.get(name) == () else "give the array as {file: PATH}"
+    return [
+        (path, f"{what} is drawn anew, but {measured} were made by another operator", hint)
+        for path, what in _draws(spec.physics, "physics")
+    ]
+
+
+def _draws(part: Component, path: str) -> list[tuple[str, str]]:
+    """Where an operator is left to chance: (path, in words)."""
+    found = []
+    for name, value in part.parameters.items():
+        below = f"{path}.{name}"
+        if isinstance(value, (Component, tuple)):
+            found += [draw for at, inner in _nested(value, below) for draw in _nested_draws(inner, at)]
+        elif name == "mask" and _is_ratio(value) and find(part.name, ("physics",)) is not None:
+            found.append((below, f"a mask of ratio {value}"))
+        elif name == "coil_maps" and isinstance(value, int) and not isinstance(value, bool):
+            found.append((below, f"a set of {value} coil maps"))
+    fixed = DRAWN.get(part.name)
+    if fixed is not None and not any(part.parameters.get(name) is not None for name in fixed):
+        found.append((path, f"the operator of {part.name}"))
+    return found
+
+
+def _nested(value: Any, path: str) -> list[tuple[str, Component]]:
+    if isinstance(value, Component):
+        return [(path, value)]
+    return [(f"{path}.{i}", inner) for i, inner in enumerate(value) if isinstance(inner, Component)]
+
+
+def _nested_draws(part: Component, path: str) -> list[tuple[str, str]]:
+    if find(part.name, ("generator",)) is not None:
+        return [(path, f"what {part.name} draws")]
+    return _draws(part, path) if find(part.name, ("physics",)) is not None else []
+
+
+def _is_ratio(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _mask_from_data(spec: Spec) -> Found:
+    if spec.data is None or spec.physics.parameters.get("mask") != FROM_DATA:
+        return []
+    if spec.data.train.measurements is None:
+        return [
+            (
+                "physics.mask",
+                "from-data reads the mask off measurements, and data.train has none",
+                "give {file: mask.npy}, a ratio or a generator",
+            )
+        ]
+    if spec.physics.name not in HAS_SAMPLING_MASK:
+        return [("physics.mask", f"the mask of {spec.physics.name} cannot be read off the data", "give {file: PATH}")]
+    return []
+
+
+def _one_adapting_loss(spec: Spec) -> Found:
+    found: Found = []
+    first = None
+    for i, term in enumerate(spec.losses):
+        entry = find(term.loss.name, ("loss",))
+        if entry is None or not entry.adapts or entry.refused:
+            continue
+        if first is not None:
+            what = f"{term.loss.name} and {first} both wrap the network in a model of their own"
+            found.append((f"losses.{i}", what, "keep one of them; the others see the bare network"))
+        first = first or term.loss.name
+    return found
+
+
+def _tensor_references(spec: Spec) -> Found:
+    """{tensor: …} points into a checkpoint, which a spec file has not."""
+    if spec.data is None:
+        return []
+    parts = [("physics", spec.physics), ("model", spec.model), *((f"losses.{i}", term.loss) for i, term in enumerate(spec.losses))]
+    return [(path, "{tensor: …} only stands inside checkpoints", "give {file: PATH}") for at, part in parts for path in _tensors(part, at)]
+
+
+def _tensors(value: Any, path: str) -> list[str]:
+    if isinstance(value, TensorRef):
+        return [path]
+    if isinstance(value, Component):
+        return [at for name, inner in value.parameters.items() for at in _tensors(inner, f"{path}.{name}")]
+    return [at for i, inner in enumerate(value) for at in _tensors(inner, f"{path}.{i}")] if isinstance(value, tuple) else []

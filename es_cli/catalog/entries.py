@@ -1,0 +1,121 @@
+"""The catalogue as Python sees it: names, parameters and meanings, without importing deepinv or torch; and the one door to the classes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from es_cli.errors import Fault, SpecError
+from es_cli.spec.wording import did_you_mean
+
+KINDS = ("physics", "noise", "generator", "transform", "loss", "metric", "model", "optimizer", "scheduler")
+# filled in by what is known when the part is built, and so never missing
+CONTEXT_PARAMETERS = frozenset({"img_size", "device", "rng", "dtype", "params", "optimizer", "T_max", "total_steps"})
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a class.
+
+    `types` are what YAML may hold for it (null, bool, int, float, str, list, dict, array), `parts` the kinds of nested parts; both empty:
+    anything. `choices` are its only words, where the class lists them. `refused` says why it cannot be given, None if it can. `downloads`: it
+    names pretrained weights; `default` is then what stands for fresh ones.
+    """
+
+    name: str
+    required: bool = False
+    default: Any = None
+    annotation: str = ""
+    meaning: str = ""
+    types: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    refused: str | None = None
+    downloads: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One class that a spec may name.
+
+    `origin` is deepinv, torch or es; `refused` says why it cannot be built from YAML, None if it can. `adapts`: a loss that wraps the
+    network in a model of its own. `nested_only`: it can only stand inside another part.
+    """
+
+    name: str
+    kind: str
+    module: str
+    origin: str
+    meaning: str
+    parameters: tuple[Parameter, ...]
+    refused: str | None = None
+    adapts: bool = False
+    nested_only: bool = False
+
+    def parameter(self, name: str) -> Parameter | None:
+        return next((one for one in self.parameters if one.name == name), None)
+
+
+@cache
+def _raw() -> dict[tuple[str, str], dict[str, Any]]:
+    text = resources.files("es_cli.catalog").joinpath("catalog.json").read_text(encoding="utf-8")
+    return {(entry["kind"], entry["name"]): entry for entry in json.loads(text)["entries"]}
+
+
+@cache
+def _entry(kind: str, name: str) -> Entry | None:
+    raw = _raw().get((kind, name))
+    if raw is None:
+        return None
+    tuples = ("types", "parts", "choices")
+    parameters = []
+    for one in raw["parameters"]:
+        fields: dict[str, Any] = {key: tuple(value) if key in tuples else value for key, value in one.items()}
+        parameters.append(Parameter(**fields))
+    return Entry(**{**raw, "parameters": tuple(parameters)})
+
+
+def find(name: str, kinds: Iterable[str] | None = None) -> Entry | None:
+    """The class called `name`, of one of `kinds` if these are given; None where there is none."""
+    return next((entry for kind in kinds or KINDS if (entry := _entry(kind, name)) is not None), None)
+
+
+def entries(kinds: Iterable[str] | None = None) -> list[Entry]:
+    """All classes of these kinds, by kind and name; those that cannot be built too."""
+    wanted = tuple(kinds or KINDS)
+    return [entry for kind, name in _raw() if kind in wanted and (entry := _entry(kind, name)) is not None]
+
+
+def suggest(name: str, kinds: Iterable[str] | None = None) -> str | None:
+    """The name nearest to a mistyped one, among the classes of `kinds` that can be built; None where none is near."""
+    wanted = tuple(kinds or KINDS)
+    return did_you_mean(name, (known for (kind, known), raw in _raw().items() if kind in wanted and "refused" not in raw))
+
+
+def load_class(entry: Entry) -> type:
+    """The class itself; only here are deepinv and torch imported.
+
+    Raises SpecError where the class cannot be built from a spec, or the installed version has none of that name.
+    """
+    if entry.refused is not None:
+        raise SpecError([Fault(f"{entry.name} cannot be built from a spec: {entry.refused}", entry.name)])
+    cls = getattr(importlib.import_module(entry.module), entry.name, None)
+    if not isinstance(cls, type):
+        package = entry.module.split(".")[0]
+        raise SpecError(
+            [Fault(f"{package} {_version(package)} has no {entry.name}", entry.name, f"install a version of {package} that has it")]
+        )
+    return cls
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "as installed"
