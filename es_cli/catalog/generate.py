@@ -31,7 +31,10 @@ PLACES = (
     ("torch.optim", ("optimizer",)),
     ("torch.optim.lr_scheduler", ("scheduler",)),
 )
-OWN = (("es_cli.splitting.masks", "LineSplittingMaskGenerator", "generator"),)
+OWN = (
+    ("es_cli.splitting.masks", "LineSplittingMaskGenerator", "generator"),
+    ("es_cli.splitting.unrolled", "DataConsistentMoDL", "model"),
+)
 # words of annotations and docstrings → what YAML may hold
 WORDS = {
     "int": "int", "float": "float", "bool": "bool", "str": "str", "string": "str", "Path": "str", "PathLike": "str", "None": "null", "NoneType": "null",
