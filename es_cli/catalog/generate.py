@@ -119,7 +119,7 @@ def _entry(name: str, kind: str, cls: type, place: str, names: dict[str, str]) -
 
 def _adapts(cls: type) -> bool:
     """Whether a loss wraps the network in a model of its own."""
-    from deepinv.loss import Loss  # type: ignore[import-untyped]
+    from deepinv.loss import Loss
 
     return getattr(cls, "adapt_model", Loss.adapt_model) is not Loss.adapt_model
 

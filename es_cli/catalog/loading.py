@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from es_cli.catalog.checking import check, with_parts
+from es_cli.catalog.checking import WEIGHT_FILES, check, with_parts
 from es_cli.catalog.consistency import check_consistency
 from es_cli.catalog.entries import find
 from es_cli.errors import Fault, SpecError
@@ -108,7 +108,7 @@ def _with_weight_files(spec: Spec, folder: Path) -> Spec:
     """Files of pretrained weights made absolute, as all paths are."""
 
     def made(value: Any, fresh: Any) -> Any:
-        return absolute(value, folder) if isinstance(value, str) else value
+        return absolute(value, folder) if isinstance(value, str) and value.lower().endswith(WEIGHT_FILES) else value
 
     return spec.model_copy(update={"model": _map_weights(spec.model, made)})
 

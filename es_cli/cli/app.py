@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from es_cli.cli import evaluate, info, reconstruct, train
-from es_cli.cli.console import errors
-from es_cli.errors import EsError
+from es_cli.cli.console import complain
+from es_cli.errors import DeviceError, EsError, Fault
 
-MAX_LINES = 10
-app = typer.Typer(
-    name="es",
-    no_args_is_help=True,
-    add_completion=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Train image-reconstruction networks from measurements alone, and reconstruct with them.",
-)
+LINES = 10  # of an error; a person reads no more
+FACTS = ("torch", "deepinv", "safetensors")
+# what the parser raises: typer brings its own copy of click since 0.26, so that it has to be found through typer
+ParserError: type[Any] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+class Es(TyperGroup):
+    """All commands. Whatever a command raises ends here, also under Typer's own test runner."""
+
+    verbose = False  # set by the option -v, see options.py
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line and exit with its code."""
+        sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
+
+    def _code(self, *args: Any, **kwargs: Any) -> int:
+        try:
+            result = super().main(*args, **kwargs)
+            sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+        except EsError as error:
+            self._tell(error.faults)
+            return error.exit_code
+        except ParserError as error:
+            command = error.ctx.command_path if getattr(error, "ctx", None) else "es"
+            self._tell([Fault(error.format_message(), hint=f"see {command} --help")])
+            return int(error.exit_code)
+        except (KeyboardInterrupt, typer.Abort):
+            complain("stopped")
+            return 130
+        except BrokenPipeError:
+            _let_go_of_stdout()
+            return 141
+        except Exception as error:
+            if _memory_ran_out(error):
+                self._tell([Fault("the memory is too small", hint="lower training.batch_size, or use another --device")])
+                return DeviceError.exit_code
+            self._tell([Fault(f"{type(error).__name__}: {error}", "this is a fault of es, not yours", "" if self.verbose else "-v shows where it happened")])
+            return 1
+
+    def _tell(self, faults: list[Fault] | tuple[Fault, ...]) -> None:
+        """Every fault on a line of its own; no more than fit into LINES unless -v asks for all."""
+        if self.verbose:
+            complain(traceback.format_exc(), label="")
+        shown = faults if self.verbose or len(faults) <= LINES else faults[: LINES - 1]
+        for fault in shown:
+            complain(str(fault))
+        if len(shown) < len(faults):
+            complain(f"... and {len(faults) - len(shown)} more (-v shows all)", label="")
+
+
+app = typer.Typer(name="es", cls=Es, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
@@ -30,69 +75,54 @@ app.command("info")(info.info)
 
 
 def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-        from platform import python_version
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
 
-        from es_cli import __version__
+    from es_cli import __version__
 
-        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepinv", "safetensors"))
-        typer.echo(f"es {__version__} ({others}, python {python_version()})")
-        raise typer.Exit
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    typer.echo(f"es {__version__} ({', '.join(f'{name} {installed(name)}' for name in FACTS)}, python {python_version()})")
+    raise typer.Exit
 
 
 @app.callback()
-def common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Name the versions that matter.")] = False) -> None:
-    """Train image-reconstruction networks from measurements alone, and reconstruct with them."""
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Name the versions that matter and exit.")] = False,
+) -> None:
+    """Train image-reconstruction networks from measurements alone, with no ground truth, and reconstruct with them.
+
+    \b
+    Examples:
+      es train examples/configs/quickstart.yaml
+      es evaluate --ckpt runs/quickstart/model.safetensors
+      es reconstruct --ckpt runs/quickstart/model.safetensors y.npy -o x.npy
+
+    Exit codes: 0 done, 1 a fault of es, 2 usage or spec, 3 data, 4 checkpoint, 5 device or memory, 6 the answer is no,
+    130 and 143 stopped by a signal with the state saved, 141 the reader of the output has gone.
+    """
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 a fault of ours, 2 usage or spec, 3 data, 4 checkpoint, 5 device, 6 the answer is no, 130/143 signal, 141 closed pipe."""
-    sys.exit(run(sys.argv[1:]))
+    """The console script."""
+    if not sys.warnoptions:
+        # what libraries say to programmers; `python -W default -m es_cli` shows it
+        warnings.simplefilter("ignore")
+    app(prog_name="es")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; every fault ends here."""
-    verbose = any(a in {"-v", "--verbose"} for a in arguments)
-    try:
-        result: Any = app(arguments, standalone_mode=False, prog_name="es")
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except EsError as error:
-        _tell([str(fault) for fault in error.faults], verbose)
-        return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _tell(["stopped"], verbose=False)
-        return 130
-    except BrokenPipeError:
-        # whoever read our output has gone; Python would complain once more when it closes the stream
+def _memory_ran_out(error: Exception) -> bool:
+    """Memory of the machine or of the device; torch is not imported here to ask for its classes."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _let_go_of_stdout() -> None:
+    """Whoever read our output has gone; Python would complain once more when it flushes the stream at exit."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        _tell([f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "this is a fault of es, not yours; -v shows where it happened"], verbose)
-        return 1
-    except BaseException as error:
-        signal = getattr(error, "signal", None)
-        if signal is None:
-            raise
-        errors().print(f"stopped; the state is saved. Continue with: es train --resume {getattr(error, 'run_dir', '')}", markup=False)
-        return 128 + int(signal)
-
-
-def _tell(lines: list[str], verbose: bool) -> None:
-    if verbose:
-        errors().print(traceback.format_exc(), markup=False, highlight=False)
-    shown = lines[:MAX_LINES] if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], f"… and {len(lines) - MAX_LINES + 1} more"]
-    for line in shown:
-        errors().print(f"[bold red]error[/]: {_escaped(line)}", highlight=False, soft_wrap=True)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

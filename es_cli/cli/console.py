@@ -1,92 +1,98 @@
-"""What a person reads while something runs: on standard error only, bars only on a terminal."""
+"""The two streams of a command: its answer on standard output, everything that a person reads meanwhile on standard error."""
 
 from __future__ import annotations
 
-import time
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 if TYPE_CHECKING:
-    from pathlib import Path
+    from rich.console import Console
+    from rich.table import Table
 
-PLAIN_INTERVAL = 30.0  # seconds between lines where there is no terminal
+WIDTH_WITHOUT_TERMINAL = 120
+LONGEST = 600  # characters of one complaint
+
+
+def answer(text: str) -> None:
+    """One line on standard output, at once, so that whoever reads the pipe has it."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def answer_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; numbers that JSON does not know (NaN, infinity) are null."""
+    answer(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def answer_table(table: Table) -> None:
+    """A table on standard output, coloured on a terminal only."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    # captured and then written: rich ends a closed pipe with code 1 by itself
+    with console.capture() as text:
+        console.print(table)
+    answer("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def errors() -> Console:
-    """The console on standard error; rich honours NO_COLOR."""
-    return Console(stderr=True)
+    """The console on standard error. rich honours NO_COLOR; nothing in a text is taken for markup."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-class TrainingDisplay:
-    """Turns training events into a bar, or into a plain line now and then where standard error is no terminal."""
+def complain(text: str, label: str = "error: ") -> None:
+    """One line on standard error; with a label it is shortened where it is very long. Control characters of file names are shown, not obeyed."""
+    from rich.text import Text
 
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        self.console, self.quiet, self.verbose = errors(), quiet, verbose
-        self.preview: Path | None = None
-        self.run_dir: Path | None = None
-        self.loss, self.held, self.rate, self.psnr = 0.0, "–", 0.0, ""
-        self.steps, self.said = 0, time.monotonic()
-        self.bar: Progress | None = None
-        self.task: Any = None
+    shown = plain(text) if label else "\n".join(plain(line, blank=False) for line in text.rstrip().splitlines())
+    if label and len(shown) > LONGEST:
+        shown = shown[:LONGEST] + " ..."
+    errors().print(Text.assemble((label, "bold red"), shown))
 
-    def __enter__(self) -> TrainingDisplay:
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+def plain(text: object, blank: bool = True) -> str:
+    """Text that cannot steer a terminal: control characters as escapes, and on one line with single blanks if `blank`."""
+    line = " ".join(str(text).split()) if blank else str(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
-    def __call__(self, event: Any) -> None:
-        handler = getattr(self, "_on_" + type(event).__name__.lower(), None)
-        if handler is not None and not self.quiet:
-            handler(event)
 
-    def _line(self, text: str) -> None:
-        (self.bar.console if self.bar else self.console).print(text, highlight=False, soft_wrap=True)
+def quoted(argument: object) -> str:
+    """An argument as it can be pasted into a shell."""
+    import shlex
 
-    def _on_started(self, event: Any) -> None:
-        self.run_dir, self.steps = event.run_dir, event.steps
-        self._line(
-            f"[bold]{event.run_dir}[/]: {event.parameters:,} parameters, {event.train_samples} measurements to train on, "
-            f"{event.validation_samples} to validate, {event.device}; {event.network_calls} network calls an image at evaluation"
-        )
-        if event.first_step:
-            self._line(f"resumed after step {event.first_step}")
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.console)
-            self.bar.start()
-            self.task = self.bar.add_task("training", total=event.steps, completed=event.first_step, facts="")
+    text = str(argument)
+    return f'"{text}"' if sys.platform == "win32" and " " in text else text if sys.platform == "win32" else shlex.quote(text)
 
-    def _on_step(self, event: Any) -> None:
-        # a running mean: single losses jump with their split
-        self.loss = event.loss if not self.loss else 0.95 * self.loss + 0.05 * event.loss
-        self.rate = event.seconds if not self.rate else 0.95 * self.rate + 0.05 * event.seconds
-        if self.bar is not None:
-            self.bar.update(self.task, completed=event.step, facts=self._facts())
-        elif time.monotonic() - self.said > PLAIN_INTERVAL:
-            self.said = time.monotonic()
-            left = (self.steps - event.step) * self.rate
-            self._line(f"step {event.step}/{self.steps}  {self._facts()}  {left / 60:.1f} min left")
 
-    def _on_validated(self, event: Any) -> None:
-        self.held = f"{event.loss:.3g}{' ★' if event.best else ''}"
-        self.psnr = "" if event.psnr is None else f"  {event.psnr:.2f} dB"
-        if self.verbose:
-            self._line(f"step {event.step}: held-out loss {event.loss:.4g}{', the best' if event.best else ''}{self.psnr}")
+@contextlib.contextmanager
+def answers_only() -> Iterator[None]:
+    """Standard output is for answers: what a library prints meanwhile goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
-    def _on_previewed(self, event: Any) -> None:
-        self.preview = event.path
 
-    def _on_note(self, event: Any) -> None:
-        self._line(event.text)
+@contextlib.contextmanager
+def counting(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error that is told (done, total); nothing where it is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress
 
-    def _on_stopped(self, event: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        self._line(f"{event.reason} at step {event.step}; kept the weights of step {event.best_step}, held-out loss {event.best_loss:.4g}")
+    with Progress(console=errors(), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
-    def _facts(self) -> str:
-        return f"loss {self.loss:.3g}  held-out {self.held}{self.psnr}  {1 / self.rate if self.rate else 0:.1f} steps/s"
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

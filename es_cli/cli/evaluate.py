@@ -2,80 +2,85 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from es_cli.cli.console import errors
+from es_cli.cli.console import answer, answer_json, answer_table, answers_only, counting, plain
 from es_cli.cli.options import AsJson, Checkpoint, Device, Quiet, Verbose
+from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from es_cli.evaluate import Evaluation
+
+NAMES = {"adjoint": "adjoint", "pseudoinverse": "pseudo-inverse"}
+IN_DECIBELS = {"PSNR"}
 
 
 def evaluate(
     ckpt: Checkpoint,
     measurements: Annotated[Path | None, typer.Option(metavar="FILE", help="Measurements; the run's own test data if left out.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="FILE", help="The ground truth of the measurements.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A metric of deepinv, such as PSNR; may be given several times.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A metric of deepinv; may be repeated. PSNR and SSIM if left out.")] = None,
     as_json: AsJson = False,
-    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="A table with one row for each image.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table with one row for each image.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare reconstructions with ground truth, beside the adjoint and the pseudo-inverse.
+    """Compare reconstructions with ground truth, beside the adjoint and the pseudo-inverse, which need no network.
 
-    [bold]Examples[/]: es evaluate --ckpt runs/a/model.safetensors  ·  es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --json
+    \b
+    Examples:
+      es evaluate --ckpt runs/quickstart/model.safetensors
+      es evaluate --ckpt runs/quickstart/model.safetensors --measurements y.npy --images x.npy --metric PSNR --json
+      es evaluate --ckpt runs/quickstart/model.safetensors --csv images.csv
     """
-    from es_cli import evaluate as core
+    if (measurements is None) != (images is None):
+        raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")
+    with answers_only(), counting("evaluating", quiet) as on_progress:
+        from es_cli import evaluate as core
 
-    with errors().status("reconstructing") if not quiet and errors().is_terminal else _nothing():
-        result = core.evaluate(ckpt, measurements=measurements, images=images, metrics=tuple(metric or ("PSNR", "SSIM")), device=device)
+        result = core.evaluate(
+            ckpt, measurements=measurements, images=images, metrics=tuple(metric or ("PSNR", "SSIM")), device=device, on_progress=on_progress
+        )
     if csv_file is not None:
-        _write_csv(csv_file, result)
+        _write_csv(csv_file, result.rows())
     if as_json:
-        typer.echo(json.dumps(result.to_dict()))
+        answer_json(result.to_dict())
     else:
-        _print_table(result)
+        _answer_in_words(result)
 
 
-def _print_table(result: Evaluation) -> None:
-    from rich.console import Console
+def _answer_in_words(result: Evaluation) -> None:
     from rich.table import Table
 
-    table = Table(caption=f"{result.n} images, mean ± standard deviation; {result.network_calls} network calls and {result.seconds_per_image:.2g} s an image")
+    found = result.to_dict()
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("")
-    metrics = list(result.values["reconstruction"])
-    for name in metrics:
-        note = result.conventions.get(name)
-        table.add_column(name + (f" ({note})" if note else ""), justify="right")
-    for who, values in result.values.items():
-        table.add_row(who, *[f"{values[name].mean():.3f} ± {values[name].std():.3f}" for name in metrics])
-    for who, values in result.values.items():
-        if who != "reconstruction":
-            gains = [(result.values["reconstruction"][name] - values[name]).mean() for name in metrics]
-            table.add_row(f"gain over {who}", *[f"{gain:+.3f}" for gain in gains])
-    Console().print(table)
+    for name in found["metrics"]:
+        table.add_column(f"{name} (dB)" if name in IN_DECIBELS else plain(name), justify="right")
+    rows = {"reconstruction": found["metrics"], **{NAMES.get(who, who): values for who, values in found["baselines"].items()}}
+    for who, values in rows.items():
+        table.add_row(who, *[f"{value['mean']:.3f} ± {value['std']:.3f}" for value in values.values()], style="bold" if who == "reconstruction" else "")
+    for who, values in found["baselines"].items():
+        gains = [found["metrics"][name]["mean"] - value["mean"] for name, value in values.items()]
+        table.add_row(f"gain over {NAMES.get(who, who)}", *[f"{gain:+.3f}" for gain in gains])
+    answer_table(table)
+    calls, seconds = found["network_calls"], found["seconds_per_image"]
+    answer(f"\n{found['n']} images, mean ± standard deviation; {calls} network call{'s' if calls != 1 else ''} and {seconds:.2g} s an image")
+    answer("; ".join(f"{name}: {text}" for name, text in found["conventions"].items()))
 
 
-def _write_csv(path: Path, result: Evaluation) -> None:
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
     import io
 
     from es_cli.data.writers import write_bytes
 
-    rows = result.rows()
-    text = io.StringIO()
+    text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
-
-
-def _nothing():  # type: ignore[no-untyped-def]
-    import contextlib
-
-    return contextlib.nullcontext()

@@ -2,57 +2,76 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from es_cli.cli.console import answer_json, answer_table, plain
 from es_cli.cli.options import AsJson, Verbose
+
+LONGEST = 300  # characters of one part of the spec; --json has all
 
 
 def info(
-    ckpt: Annotated[Path, typer.Argument(metavar="FILE", help="A model.safetensors.")],
+    ckpt: Annotated[Path, typer.Argument(metavar="FILE", help="A model.safetensors.", show_default=False)],
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what a checkpoint holds.
 
-    [bold]Examples[/]: es info runs/a/model.safetensors  ·  es info m.safetensors --json
+    \b
+    Examples:
+      es info runs/quickstart/model.safetensors
+      es info runs/quickstart/model.safetensors --json
     """
     from es_cli.checkpoint import read_metadata
 
     metadata = vars(read_metadata(ckpt))
     if as_json:
-        typer.echo(json.dumps(metadata))
+        answer_json(metadata)
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(show_header=False)
-    spec = metadata["spec"]
-    rows: dict[str, Any] = {
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    for name, value in _facts(metadata).items():
+        text = plain(value)
+        table.add_row(name, Text(text if len(text) <= LONGEST else text[:LONGEST] + " ..."))
+    answer_table(table)
+
+
+def _facts(metadata: dict[str, Any]) -> dict[str, Any]:
+    spec, measurement, validation = metadata["spec"], metadata["measurement"], metadata["validation"]
+    is_complex = ", complex as two channels" if measurement.get("complex") else ""
+    return {
         "name": spec.get("name"),
-        "physics": _brief(spec.get("physics")),
-        "measurement": " × ".join(map(str, metadata["measurement"].get("shape", ()))) + (", complex as two channels" if metadata["measurement"].get("complex") else ""),
-        "image": " × ".join(map(str, metadata["measurement"].get("image_shape", ()))),
+        "physics": brief(spec.get("physics")),
+        "measurement": _shape(measurement.get("shape")) + is_complex,
+        "image": _shape(measurement.get("image_shape")) + is_complex,
         "scale": metadata["scale"],
-        "model": _brief(spec.get("model")),
-        "losses": ", ".join(_brief(loss) for loss in spec.get("losses", ())),
-        "transforms": json.dumps(spec.get("transforms")),
-        "test rule": json.dumps(spec.get("test")),
-        "held-out loss": f"{metadata['validation'].get('loss')} at step {metadata['validation'].get('step')}",
+        "model": brief(spec.get("model")),
+        "losses": brief(spec.get("losses")),
+        "transforms": brief(spec.get("transforms")),
+        "mask generator": brief(spec.get("mask_generator")),
+        "test": brief(spec.get("test")),
+        "held-out loss": f"{validation.get('loss', 'unknown')} at step {validation.get('step', 'unknown')}",
         "versions": ", ".join(f"{name} {number}" for name, number in metadata["versions"].items()),
         "format": metadata["format"],
         "fingerprint": metadata["fingerprint"],
     }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console().print(table)
 
 
-def _brief(part: Any) -> str:
-    if not isinstance(part, dict):
-        return str(part)
-    rest = ", ".join(f"{key}={_brief(value) if isinstance(value, dict) else value}" for key, value in part.items() if key != "name")
-    return f"{part.get('name', part.get('tensor', ''))}({rest})" if rest else str(part.get("name", ""))
+def brief(part: Any) -> str:
+    """A part of a spec as a call, `Name(parameter=value)`; what is left out (null) is left out."""
+    if isinstance(part, dict):
+        rest = ", ".join(f"{key}={brief(value)}" for key, value in part.items() if key != "name" and value is not None)
+        name = str(part.get("name", ""))
+        return f"{name}({rest})" if name and rest else name or rest
+    if isinstance(part, (list, tuple)):
+        return "[" + ", ".join(brief(inner) for inner in part) + "]"
+    return "none" if part is None else str(part)
+
+
+def _shape(shape: Any) -> str:
+    return " × ".join(str(n) for n in shape) if isinstance(shape, (list, tuple)) else "unknown"

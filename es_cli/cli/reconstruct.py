@@ -9,71 +9,133 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.console import answer, answers_only, counting
 from es_cli.cli.options import Checkpoint, Device, Overwrite, Quiet, Verbose
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
+STREAM = "-"
+
 
 def reconstruct(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files of measurements, or - for .npy on standard input.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files of measurements; - for .npy on standard input.", show_default=False)],
     ckpt: Checkpoint,
-    out: Annotated[str | None, typer.Option("-o", "--out", metavar="OUT", help="A file, a folder for several inputs, or - for standard output.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="OUT", help="A .npy, .png or .tif file, a folder, or - for .npy on standard output; ./STEM.recon.npy if left out."),
+    ] = None,
     overwrite: Overwrite = False,
+    key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz or .h5 file; needed where it holds several.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make images from measurements. One sample or a batch, told apart by the shape; complex in, complex out.
+    """Make images from measurements: one or a batch, told apart by the operator's shape; complex in, complex out.
 
-    [bold]Examples[/]: es reconstruct --ckpt m.safetensors y.npy -o x.npy  ·  cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
+    Prints the path of each output. Several arrays on standard input, one after another, are several inputs. Nothing but the checkpoint is needed.
+
+    \b
+    Examples:
+      es reconstruct --ckpt runs/quickstart/model.safetensors y.npy -o x.png
+      es reconstruct --ckpt runs/quickstart/model.safetensors a.npy b.npy -o images
+      cat y.npy | es reconstruct --ckpt runs/quickstart/model.safetensors - -o - > x.npy
     """
-    targets = _targets(inputs, out, overwrite)
-    from es_cli.data.writers import write_array, write_npy
-    from es_cli.reconstruct import Reconstructor
+    targets = output_files(inputs, out, overwrite)
+    pipe = sys.stdout.buffer
+    with answers_only(), counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
+        from es_cli.reconstruct import Reconstructor
 
-    model = Reconstructor.load(ckpt, device)
-    for source, target in zip(inputs, targets, strict=True):
-        for number, (where, array) in enumerate(_arrays(source)):
-            image = model.reconstruct(array, where)
-            if target is None:
-                write_npy(sys.stdout.buffer, image)
-                continue
-            path = target if number == 0 else target.with_name(f"{target.stem}-{number + 1}{target.suffix}")
-            if number and path.exists() and not overwrite:
-                raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite")
-            write_array(path, image)
-            typer.echo(path)
+        model = Reconstructor.load(ckpt, device)
+        for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
+            single = out not in (None, STREAM) and target is not None and not _is_folder(out, inputs)
+            for number, (where, measured) in enumerate(_measurements(source, key, single), 1):
+                image = model.reconstruct(measured, where)
+                _write(image, target if number == 1 else _numbered(target, number, overwrite), pipe)
+            on_progress(done, len(inputs))
 
 
-def _targets(inputs: list[str], out: str | None, overwrite: bool) -> list[Path | None]:
-    """Where each input goes, None for standard output; refused before anything heavy is loaded."""
-    if out == "-":
+def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Path | None]:
+    """Where each input goes, None for standard output. Raises UsageError, before anything heavy is loaded, where that cannot be."""
+    if inputs.count(STREAM) > 1:
+        raise UsageError("standard input (-) can be read only once")
+    if out == STREAM:
         return [None] * len(inputs)
-    stems = ["stdin" if name == "-" else Path(name).stem for name in inputs]
-    names = [f"{stem}.recon.npy" for stem in stems]
+    names = [f"{'stdin' if name == STREAM else Path(name).stem}.recon.npy" for name in inputs]
     if out is None:
         paths = [Path(name) for name in names]
-    elif len(inputs) > 1 or Path(out).is_dir():
+    elif _is_folder(out, inputs):
+        _check_folder(Path(out))
         paths = [Path(out) / name for name in names]
     else:
+        _check_suffix(Path(out))
         paths = [Path(out)]
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice is not None:
-        raise UsageError("two inputs would be written to this file", where=str(twice), hint="rename one of them, or run es twice")
-    from_user = out is not None
-    for path in paths:
-        if from_user and path.exists() and not overwrite:
+    for source, path in zip(inputs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError("two inputs would be written to this file", where=str(path), hint="rename one, or reconstruct one at a time")
+        if source != STREAM and path.exists() and Path(source).exists() and path.samefile(source):
+            raise UsageError("the output would replace the input", where=str(path), hint="give another -o")
+        if out is not None and path.exists() and not overwrite:
             raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite to replace it")
     return list(paths)
 
 
-def _arrays(source: str) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    from es_cli.data import readers
+def _is_folder(out: str | None, inputs: list[str]) -> bool:
+    return out is not None and (len(inputs) > 1 or out.endswith(("/", "\\")) or Path(out).is_dir())
 
-    if source != "-":
-        yield source, readers.open_array(Path(source))
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file() or (folder.suffix and not folder.exists()):
+        raise UsageError("several inputs need a folder, and this is a file", where=str(folder), hint="give -o DIR")
+
+
+def _check_suffix(path: Path) -> None:
+    from es_cli.data.writers import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
+
+
+def _measurements(source: str, key: str | None, single: bool) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """The arrays of one input, with what to call each. Raises UsageError where a stream holds several and a `single` file is to take them."""
+    from es_cli.data import images, readers
+
+    if source != STREAM:
+        array = readers.open_array(Path(source), key)
+        if Path(source).suffix.lower() in readers.PICTURES and array.dtype.kind in "bu":
+            # integers of a picture are read as training reads them, in [0, 1]; without a channel axis if there was none
+            picture = images.to_picture(array, source)
+            array = picture[0] if array.ndim == 2 else picture
+        yield source, array
         return
-    for number, array in enumerate(readers.read_npy_stream(sys.stdin.buffer)):
-        yield f"standard input, array {number + 1}", array
+    frames = readers.read_npy_stream(sys.stdin.buffer)
+    first = next(frames, None)
+    if first is None:
+        raise UsageError("standard input is empty", hint="pipe in what numpy.save writes")
+    if single:
+        if next(frames, None) is not None:
+            raise UsageError("standard input holds several arrays, and -o names one file", hint="give -o DIR/, or -o -")
+    yield "standard input, array 1", first
+    for number, frame in enumerate(frames, 2):
+        yield f"standard input, array {number}", frame
+
+
+def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
+    """The file of a stream's second, third … array: stdin-2.recon.npy beside stdin.recon.npy."""
+    if target is None:
+        return None
+    path = target.with_name(f"stdin-{number}.recon.npy")
+    if target.parent != Path() and path.exists() and not overwrite:
+        raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite to replace it")
+    return path
+
+
+def _write(image: np.ndarray[Any, Any], target: Path | None, pipe: Any) -> None:
+    from es_cli.data import writers
+
+    if target is None:
+        writers.write_npy(pipe, image)
+        return
+    writers.write_array(target, image)
+    answer(str(target))

@@ -3,51 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from es_cli.cli.console import TrainingDisplay
+from es_cli.cli.console import answer, quoted
 from es_cli.cli.options import Device, Overwrite, Quiet, Verbose
+from es_cli.cli.training_display import TrainingDisplay
 from es_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from es_cli.spec.schema import Spec
 
 
 def train(
-    spec: Annotated[Path | None, typer.Argument(help="The YAML spec.", show_default=False)] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="Changes to the spec.", show_default=False)] = None,
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; runs/NAME if left out.")] = None,
     overwrite: Overwrite = False,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue a stopped run.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
     init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a network from measurements alone. Prints the path of the checkpoint, and nothing else, on standard output.
+    """Train a network from measurements alone.
 
-    [bold]Examples[/]: es train config.yaml training.steps=2000 losses.0.weight=2  ·  ckpt=$(es train config.yaml -o runs/a)  ·
-    es train --resume runs/a
+    Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there.
+
+    \b
+    Examples:
+      es train examples/configs/quickstart.yaml
+      es train examples/configs/quickstart.yaml training.steps=2000 losses.0.weight=2 -o runs/longer
+      es train --resume runs/longer
+      es train examples/configs/quickstart.yaml --init-from runs/longer/model.safetensors
     """
-    if (spec is None) == (resume is None):
-        raise UsageError("give a spec, or --resume RUN, and not both", hint="es train config.yaml")
-    if resume is not None and (overrides or out or init_from):
-        raise UsageError("--resume continues a run as it was asked for", hint="leave the other options out, or train anew")
-    loaded = None
-    if spec is not None:
-        # checked before torch and deepinv are imported: a typing error is answered at once
-        from es_cli.catalog import load_spec
-
-        loaded = load_spec(spec, overrides or [])
+    _check(spec, overrides, out, overwrite, resume, init_from)
+    loaded = _load(spec, overrides)
     with TrainingDisplay(quiet, verbose) as display:
         from es_cli.training import run
 
-        if loaded is not None:
-            model = run.train(loaded, out, device=device, init_from=init_from, overwrite=overwrite, on_event=display)
-        else:
-            assert resume is not None
-            model = run.resume(resume, device=device, on_event=display)
-    if not quiet:
+        try:
+            if loaded is not None:
+                model = run.train(loaded, out, device=device, init_from=init_from, overwrite=overwrite, on_event=display)
+            else:
+                assert resume is not None
+                model = run.resume(resume, device=device, on_event=display)
+        except run.Interrupted as stop:
+            display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
+            raise typer.Exit(128 + stop.signal) from None
+        display.say(f"checkpoint: {model}")
         if display.preview is not None:
-            display.console.print(f"preview: {display.preview}", highlight=False, soft_wrap=True)
-        display.console.print(f"next: es evaluate --ckpt {model}", highlight=False, soft_wrap=True)
-    typer.echo(model)
+            display.say(f"preview:    {display.preview}")
+        display.say(f"try next:   {_next_command(loaded, model)}")
+    answer(str(model))
+
+
+def _check(
+    spec: Path | None, overrides: list[str] | None, out: Path | None, overwrite: bool, resume: Path | None, init_from: Path | None
+) -> None:
+    """Raises UsageError where the arguments contradict each other."""
+    if resume is None:
+        if spec is None:
+            raise UsageError("no spec is named", hint="es train SPEC, or es train --resume RUN")
+        return
+    others = {"a spec": spec, "changes": overrides, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise UsageError(f"--resume goes on with the run as it was asked for, and takes no {', '.join(given)}", hint="leave it out, or train anew")
+
+
+def _load(spec: Path | None, overrides: list[str] | None) -> Spec | None:
+    """The spec, checked before torch and deepinv are imported, so that a typing error is answered at once."""
+    if spec is None:
+        return None
+    from es_cli.catalog import load_spec
+
+    return load_spec(spec, overrides or [])
+
+
+def _next_command(spec: Spec | None, model: Path) -> str:
+    """Evaluate where there is ground truth to compare with, else reconstruct; None stands for a resumed run."""
+    if spec is None:
+        spec = _load(model.parent / "spec.yaml", None)
+    test = spec.data.test if spec is not None and spec.data is not None else None
+    if test is not None and test.images is not None:
+        return f"es evaluate --ckpt {quoted(model)}"
+    return f"es reconstruct --ckpt {quoted(model)} MEASUREMENTS.npy"

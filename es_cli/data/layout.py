@@ -64,7 +64,8 @@ class Layout:
         if np.iscomplexobj(samples):
             samples = samples.reshape(len(samples), *self.shape[1:])
             samples = np.stack([samples.real, samples.imag], 1)
-        return np.ascontiguousarray(samples, dtype=np.float32).reshape(len(samples), *self.shape)
+        # a copy: what lies on disk or in a pipe is read-only, and torch wants memory of its own
+        return np.array(samples, dtype=np.float32, order="C").reshape(len(samples), *self.shape)
 
 
 def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, where: str) -> Layout:

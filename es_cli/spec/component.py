@@ -69,7 +69,12 @@ def as_value_dict(raw: dict[str, Any]) -> dict[str, Value]:
     return values
 
 
-PartField = Annotated[Component, BeforeValidator(as_component)]
+def _field(raw: Any, info: ValidationInfo) -> Component:
+    # pydantic hands its info over only where the parameter has no default
+    return as_component(raw, info)
+
+
+PartField = Annotated[Component, BeforeValidator(_field)]
 
 
 def plain(value: Value) -> Any:

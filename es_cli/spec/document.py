@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from pydantic import ValidationError
 
 from es_cli.errors import Fault, SpecError
 from es_cli.spec import wording
 from es_cli.spec.component import plain
 from es_cli.spec.overrides import apply_overrides, dotted, path_of
-from es_cli.spec.schema import Spec
+from es_cli.spec.schema import Section, Spec
 from es_cli.spec.yaml_reader import Path as KeyPath
 from es_cli.spec.yaml_reader import read_yaml
 
@@ -103,7 +103,7 @@ def to_yaml(spec: Spec) -> str:
 
 
 def _plain_section(value: Any) -> Any:
-    if hasattr(value, "model_fields") and type(value).__module__.endswith(".schema"):
+    if isinstance(value, Section):
         return {key: _plain_section(getattr(value, key)) for key in type(value).model_fields}
     if isinstance(value, (list, tuple)):
         return [_plain_section(inner) for inner in value]
@@ -186,6 +186,8 @@ def _as_test_section(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[KeyPath,
 
 def _prune(raw: dict[str, Any], path: KeyPath) -> KeyPath:
     """Take what is at fault out of the tree, and whole lists rather than shifting their items; the path of what is gone."""
+    if len(path) > 1 and path[-1] == "name":  # without its name a part is nothing
+        path = path[:-1]
     holder: Any = raw
     inside: list[tuple[Any, KeyPath]] = [(raw, ())]
     for i, part in enumerate(path):
@@ -215,7 +217,7 @@ def _place(raw: dict[str, Any], gone: KeyPath) -> None:
         raw[top] = dict(PLACEHOLDERS[top])
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+class _Dumper(yaml.SafeDumper):
     """Writes floats and text so that YAML 1.1 and 1.2 read the same."""
 
     def ignore_aliases(self, data: Any) -> bool:

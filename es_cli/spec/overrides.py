@@ -52,7 +52,7 @@ def path_of(dotted: str) -> Path:
 
 def _set(tree: dict[str, Any], path: Path, value: Any, text: str) -> dict[str, Any]:
     """A copy of `tree` with `value` at `path`; mappings on the way are made where they are missing."""
-    return _put(tree, path, 0, value, text)  # type: ignore[no-any-return]
+    return _put(tree, path, 0, value, text)
 
 
 def _put(node: Any, path: Path, depth: int, value: Any, text: str) -> Any:

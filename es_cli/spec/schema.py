@@ -159,7 +159,7 @@ class Transforms(Section):
     """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
 
     group: Literal["trivial", "C4", "D4", "reflections", "shifts"] | None = Field(
-        default=None, description="trivial, C4, D4, reflections or shifts"
+        default=None, description="D4 is all turns by 90° and reflections, trivial is none"
     )
     train: Parts | None = Field(default=None, description="transforms of deepinv; a list is their product")
 
@@ -194,7 +194,7 @@ class Test(Section):
 
     __test__ = False  # not a test class of pytest
     splits: Annotated[Whole, Field(gt=0)] | None = Field(
-        default=None, description="how many splits are averaged; none: the whole measurement"
+        default=None, description="how many splits are averaged, none: the whole measurement"
     )
     group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field(
         default="full", description="full, random, trivial, or a list of transforms"

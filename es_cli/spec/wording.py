@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from es_cli.spec.component import GrammarError, shown
-from es_cli.spec.schema import Data, Pair, Source, Spec, Test, Training, Transforms
+from es_cli.spec.schema import Data, LossTerm, Pair, Source, Spec, Test, Training, Transforms
 from es_cli.spec.yaml_reader import Path
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -61,7 +61,7 @@ def in_plain_words(error: ValidationError, raw: Any) -> list[tuple[Path, str, st
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to `word`, if any is near; letter case does not count."""
     by_lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.65)
     return by_lower[near[0]] if near else None
 
 
@@ -85,7 +85,7 @@ def _sentence(one: Any, path: Path) -> tuple[str, str]:
     if kind == "literal_error":
         near = did_you_mean(given, _choices(context["expected"])) if isinstance(given, str) else None
         what = f"must be one of {', '.join(_choices(context['expected']))}, got {shown(given)}"
-        return what, f"did you mean {near}?" if near else ""
+        return what, f"did you mean {near}?" if near else described
     if kind == "string_too_short":
         return "wanted text, got nothing", described
     what, _, hint = str(context.get("error", one["msg"])).partition("; ")
@@ -101,6 +101,8 @@ def _section(path: Path) -> type[BaseModel] | None:
         return Spec
     if path[0] == "test" and len(path) == 1:
         return Test
+    if path[0] == "losses" and len(path) == 2:
+        return LossTerm
     if path[:2] == ("data", "test") and len(path) == 2:
         return Pair
     return SECTIONS.get(str(path[-1]))
