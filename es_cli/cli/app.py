@@ -40,8 +40,10 @@ class Es(TyperGroup):
             self._tell(error.faults)
             return error.exit_code
         except ParserError as error:
-            command = error.ctx.command_path if getattr(error, "ctx", None) else "es"
-            self._tell([Fault(error.format_message(), hint=f"see {command} --help")])
+            # `es` alone shows its help, and has nothing more to say
+            if message := error.format_message().rstrip("."):
+                command = error.ctx.command_path if getattr(error, "ctx", None) else "es"
+                self._tell([Fault(message, hint=f"see {command} --help")])
             return int(error.exit_code)
         except (KeyboardInterrupt, typer.Abort):
             complain("stopped")
@@ -100,12 +102,15 @@ def common(
 
     \b
     Examples:
-      es train examples/configs/quickstart.yaml
-      es evaluate --ckpt runs/quickstart/model.safetensors
-      es reconstruct --ckpt runs/quickstart/model.safetensors y.npy -o x.npy
+      es train examples/configs/quickstart.yaml -o run
+      es evaluate --ckpt run/model.safetensors
+      es reconstruct --ckpt run/model.safetensors y.npy -o x.npy
 
-    Exit codes: 0 done, 1 a fault of es, 2 usage or spec, 3 data, 4 checkpoint, 5 device or memory, 6 the answer is no,
-    130 and 143 stopped by a signal with the state saved, 141 the reader of the output has gone.
+    \b
+    Exit codes:
+      0 done, 1 a fault of es, 2 usage or spec, 3 data, 4 checkpoint,
+      5 device or memory, 6 the answer is no, 130 and 143 stopped by a signal
+      with the state saved, 141 the reader of the output has gone
     """
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +17,11 @@ WIDTH_WITHOUT_TERMINAL = 120
 LONGEST = 600  # characters of one complaint
 
 
-def answer(text: str) -> None:
-    """One line on standard output, at once, so that whoever reads the pipe has it."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def answer(text: str, stream: TextIO | None = None) -> None:
+    """One line on standard output, at once, so that whoever reads the pipe has it; `stream` is what `answers_only` gave, None outside of it."""
+    out = stream or sys.stdout
+    out.write(f"{text}\n")
+    out.flush()
 
 
 def answer_json(value: Mapping[str, Any]) -> None:
@@ -71,10 +72,11 @@ def quoted(argument: object) -> str:
 
 
 @contextlib.contextmanager
-def answers_only() -> Iterator[None]:
-    """Standard output is for answers: what a library prints meanwhile goes to standard error."""
+def answers_only() -> Iterator[TextIO]:
+    """Gives standard output for answers alone: what a library prints meanwhile goes to standard error."""
+    out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        yield
+        yield out
 
 
 @contextlib.contextmanager

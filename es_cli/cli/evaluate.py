@@ -33,9 +33,9 @@ def evaluate(
 
     \b
     Examples:
-      es evaluate --ckpt runs/quickstart/model.safetensors
-      es evaluate --ckpt runs/quickstart/model.safetensors --measurements y.npy --images x.npy --metric PSNR --json
-      es evaluate --ckpt runs/quickstart/model.safetensors --csv images.csv
+      es evaluate --ckpt run/model.safetensors
+      es evaluate --ckpt run/model.safetensors --metric PSNR --json
+      es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
     """
     if (measurements is None) != (images is None):
         raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")

@@ -22,8 +22,8 @@ def info(
 
     \b
     Examples:
-      es info runs/quickstart/model.safetensors
-      es info runs/quickstart/model.safetensors --json
+      es info run/model.safetensors
+      es info run/model.safetensors --json
     """
     from es_cli.checkpoint import read_metadata
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -38,21 +38,20 @@ def reconstruct(
 
     \b
     Examples:
-      es reconstruct --ckpt runs/quickstart/model.safetensors y.npy -o x.png
-      es reconstruct --ckpt runs/quickstart/model.safetensors a.npy b.npy -o images
-      cat y.npy | es reconstruct --ckpt runs/quickstart/model.safetensors - -o - > x.npy
+      es reconstruct --ckpt m.safetensors y.npy -o x.png
+      es reconstruct --ckpt m.safetensors a.npy b.npy -o images
+      cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
     targets = output_files(inputs, out, overwrite)
-    pipe = sys.stdout.buffer
-    with answers_only(), counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
+    one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
+    with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
         model = Reconstructor.load(ckpt, device)
         for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
-            single = out not in (None, STREAM) and target is not None and not _is_folder(out, inputs)
-            for number, (where, measured) in enumerate(_measurements(source, key, single), 1):
+            for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
                 image = model.reconstruct(measured, where)
-                _write(image, target if number == 1 else _numbered(target, number, overwrite), pipe)
+                _write(image, target if number == 1 else _numbered(target, number, overwrite), stdout)
             on_progress(done, len(inputs))
 
 
@@ -97,8 +96,8 @@ def _check_suffix(path: Path) -> None:
         raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
 
 
-def _measurements(source: str, key: str | None, single: bool) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """The arrays of one input, with what to call each. Raises UsageError where a stream holds several and a `single` file is to take them."""
+def _measurements(source: str, key: str | None, one_file: bool) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """The arrays of one input, with what to call each. Raises UsageError where a stream holds several and `one_file` is to take them."""
     from es_cli.data import images, readers
 
     if source != STREAM:
@@ -113,9 +112,8 @@ def _measurements(source: str, key: str | None, single: bool) -> Iterator[tuple[
     first = next(frames, None)
     if first is None:
         raise UsageError("standard input is empty", hint="pipe in what numpy.save writes")
-    if single:
-        if next(frames, None) is not None:
-            raise UsageError("standard input holds several arrays, and -o names one file", hint="give -o DIR/, or -o -")
+    if one_file and next(frames, None) is not None:
+        raise UsageError("standard input holds several arrays, and -o names one file", hint="give -o DIR/, or -o -")
     yield "standard input, array 1", first
     for number, frame in enumerate(frames, 2):
         yield f"standard input, array {number}", frame
@@ -131,11 +129,11 @@ def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
     return path
 
 
-def _write(image: np.ndarray[Any, Any], target: Path | None, pipe: Any) -> None:
+def _write(image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO) -> None:
     from es_cli.data import writers
 
     if target is None:
-        writers.write_npy(pipe, image)
+        writers.write_npy(stdout.buffer, image)
         return
     writers.write_array(target, image)
-    answer(str(target))
+    answer(str(target), stdout)

@@ -34,9 +34,9 @@ def train(
     \b
     Examples:
       es train examples/configs/quickstart.yaml
-      es train examples/configs/quickstart.yaml training.steps=2000 losses.0.weight=2 -o runs/longer
-      es train --resume runs/longer
-      es train examples/configs/quickstart.yaml --init-from runs/longer/model.safetensors
+      es train spec.yaml training.steps=2000 losses.0.weight=2 -o run
+      es train --resume run
+      es train spec.yaml --init-from run/model.safetensors
     """
     _check(spec, overrides, out, overwrite, resume, init_from)
     loaded = _load(spec, overrides)
@@ -70,7 +70,7 @@ def _check(
     others = {"a spec": spec, "changes": overrides, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
     given = [name for name, value in others.items() if value]
     if given:
-        raise UsageError(f"--resume goes on with the run as it was asked for, and takes no {', '.join(given)}", hint="leave it out, or train anew")
+        raise UsageError(f"--resume goes on with the run as it was asked for; given too: {', '.join(given)}", hint="leave that out, or train anew")
 
 
 def _load(spec: Path | None, overrides: list[str] | None) -> Spec | None:
