@@ -133,7 +133,7 @@ def _sampling_mask(part: Component, cls: type, size: tuple[int, ...], sample: Sa
     """The 0/1 mask of a sampling operator, read, drawn or seen in the data: shape of the image for Inpainting, (H, W) for MRI."""
     given = part.parameters["mask"]
     wanted = size[1:] if issubclass(cls, MRI) else size
-    if isinstance(given, float):
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
         pixelwise = bool(part.parameters.get("pixelwise", True))
         return bernoulli_mask(given, wanted if issubclass(cls, Inpainting) else (1, *wanted), pixelwise, stream_seed(seed, "physics.mask"))
     if given == "from-data":

@@ -12,57 +12,68 @@ import numpy as np
 
 from es_cli.data.writers import write_bytes
 
-INK, VALIDATION, BEST = "#333333", "#1f77b4", "#d62728"
+TRUTH = "ground truth"
+INK, HELD_OUT, BEST, INFORMS = "#333333", "#1f77b4", "#d62728", "#2ca02c"
+DOTS_PER_INCH = 110
+BRIGHTEST = 99.5  # percentile of the last panel that is shown white
 
 
 def preview(path: Path, panels: Mapping[str, np.ndarray]) -> None:
     """One row for each sample, one column for each title; arrays (n, C, H, W), two channels being a complex image shown by magnitude.
 
-    A row shares its grey window, 0 to the 99.5th percentile of its last panel. Where a panel is called "ground truth", the others say their
-    PSNR (dB, dynamic range 1). Raises OutputError.
+    A row has one grey window, 0 to the 99.5th percentile of its last panel. Where a panel is called "ground truth", the others say their
+    PSNR (dB, dynamic range 1, as `es evaluate`). Raises OutputError.
     """
-    shown = {title: _shown(images) for title, images in panels.items()}
-    rows, columns = len(next(iter(shown.values()))), len(shown)
+    shown = {title: [_shown(image) for image in images] for title, images in panels.items()}
+    rows, columns = min(len(images) for images in shown.values()), len(shown)
     figure = _figure(2.3 * columns, 2.45 * rows + 0.2)
     axes = figure.subplots(rows, columns, squeeze=False)
-    truth = shown.get("ground truth")
     for row in range(rows):
-        top = float(np.percentile(list(shown.values())[-1][row], 99.5)) or 1.0
+        white = _white(list(shown.values())[-1][row])
         for column, (title, images) in enumerate(shown.items()):
             axis = axes[row][column]
-            image = np.clip(images[row] / top, 0, 1) if images[row].ndim == 3 else images[row]
-            axis.imshow(image, cmap="gray", vmin=0, vmax=top if images[row].ndim == 2 else None, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.imshow(np.clip(images[row] / white, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
             if row == 0:
                 axis.set_title(title, fontsize=10, color=INK)
-            if truth is not None and title != "ground truth":
-                axis.set_xlabel(f"{_psnr(images[row], truth[row]):.1f} dB", fontsize=9, color=INK)
+            if TRUTH in shown and title != TRUTH:
+                axis.set_xlabel(f"{_psnr(images[row], shown[TRUTH][row]):.1f} dB", fontsize=9, color=INK)
     _save(figure, path)
 
 
 def progress(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Loss in training and held-out loss over the steps, from the rows of metrics.jsonl; the best one is marked. Raises OutputError."""
-    figure = _figure(7, 3.6)
-    axis = figure.subplots()
-    steps = [row["step"] for row in rows]
-    axis.plot(steps, [row["loss"] for row in rows], color=INK, lw=1, label="training loss")
-    held = [row["validation_loss"] for row in rows]
-    axis.plot(steps, held, color=VALIDATION, lw=1.5, marker=".", label="held-out loss")
-    if held:
-        best = int(np.argmin(held))
-        axis.plot(steps[best], held[best], "o", color=BEST, label=f"best: {held[best]:.3g} at step {steps[best]}")
-    axis.set_yscale("log")
-    axis.set_xlabel("step")
-    axis.grid(alpha=0.3, which="both")
+    """Loss in training and held-out loss over the steps, from the rows of metrics.jsonl, the best one marked; PSNR below, where it is known.
+
+    Raises OutputError.
+    """
     known = [(row["step"], row["validation_psnr"]) for row in rows if row.get("validation_psnr") is not None]
+    figure = _figure(7, 5.2 if known else 3.6)
+    axes = figure.subplots(2 if known else 1, 1, sharex=True, squeeze=False, height_ratios=[2, 1] if known else [1])[:, 0]
+    _losses(axes[0], rows)
     if known:
-        other = axis.twinx()
-        other.plot(*zip(*known, strict=True), color="#2ca02c", lw=1, ls="--", label="PSNR of validation (informs only)")
-        other.set_ylabel("dB")
-        other.legend(fontsize=8, loc="lower left")
-    axis.legend(fontsize=8, loc="upper right")
+        axes[1].plot(*zip(*known, strict=True), color=INFORMS, lw=1.2, marker=".")
+        axes[1].set_ylabel("PSNR in dB\n(informs only)")
+        axes[1].grid(alpha=0.3)
+    axes[-1].set_xlabel("step")
     _save(figure, path)
+
+
+def _losses(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    steps = [row["step"] for row in rows]
+    train, held_out = [row["loss"] for row in rows], [row["validation_loss"] for row in rows]
+    axis.plot(steps, train, color=INK, lw=1, label="training loss")
+    axis.plot(steps, held_out, color=HELD_OUT, lw=1.5, marker=".", label="held-out loss")
+    finite = [(value, step) for value, step in zip(held_out, steps, strict=True) if value is not None and math.isfinite(value)]
+    if finite:
+        value, step = min(finite)
+        axis.plot([step], [value], "o", color=BEST, label=f"best: {value:.3g} at step {step}")
+    # losses that estimate an error without ground truth can be negative
+    if rows and min([*train, *held_out]) > 0:
+        axis.set_yscale("log")
+    if rows:
+        axis.legend(fontsize=8, loc="upper right")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3, which="both")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -77,19 +88,21 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
+    figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
     write_bytes(path, content.getvalue())
 
 
-def _shown(images: np.ndarray) -> list[np.ndarray]:
-    """Images (C, H, W) as matplotlib takes them: (H, W), or (H, W, 3) for colour."""
-    shown = []
-    for image in images:
-        if image.shape[0] == 2:
-            shown.append(np.hypot(image[0], image[1]))
-        else:
-            shown.append(image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0])
-    return shown
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image (C, H, W) as matplotlib takes it: (H, W), or (H, W, 3) for colour; what is not finite is 0."""
+    image = np.nan_to_num(np.asarray(image, np.float32), nan=0, posinf=0, neginf=0)
+    if image.shape[0] == 2:
+        return np.asarray(np.hypot(image[0], image[1]))
+    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0]
+
+
+def _white(image: np.ndarray) -> float:
+    value = float(np.percentile(image, BRIGHTEST))
+    return value if value > 0 else 1.0
 
 
 def _psnr(image: np.ndarray, truth: np.ndarray) -> float:

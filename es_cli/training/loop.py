@@ -78,7 +78,7 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
         step = progress.step + 1
         loss, terms = _step(experiment, state, step, device)
         pending.append((step, loss, terms, state.optimizer.param_groups[0]["lr"], started))
-        if state.scheduler is not None and not _on_plateau(state.scheduler):
+        if state.scheduler is not None:
             state.scheduler.step()
         progress.step = step
         due = step % every == 0 or step == steps
@@ -168,8 +168,6 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
     progress.validations_since_best = 0 if best else progress.validations_since_best + 1
-    if state.scheduler is not None and _on_plateau(state.scheduler):
-        state.scheduler.step(loss)
     return Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
 
 
@@ -179,6 +177,3 @@ def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positi
     one = Reconstruction(network, made.operator, made.scaling, made.group, ONE_CALL, made.splitter, made.seed)
     return PSNR(complex_abs=is_pair(made.operator.physics))(one(y), x)
 
-
-def _on_plateau(scheduler: Any) -> bool:
-    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -198,7 +199,9 @@ class _Run:
         experiment = self.experiment
         tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
         tensors.update(experiment.operator.arrays)
-        described = to_dict(experiment.resolved)
+        # weights that a spec named as a file are in the tensors by now; its path would say where they lay
+        resolved = experiment.resolved
+        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model)}))
         scale = (described.pop("data") or {}).get("scale", "none")
         measurement = {
             "shape": list(experiment.operator.measurement.shape),
@@ -253,8 +256,6 @@ class _Run:
         y, x = data.batch(positions, self.device)
         network = self.state.evaluated
         network.eval()
-        from dataclasses import replace
-
         image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8)
         panels = {"adjoint": made.operator.physics.A_adjoint(y), "reconstruction": image}
         if x is not None:
