@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_spec
+from conftest import es, write_spec
 from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec
-from es_cli.cli.app import run as es
 from es_cli.errors import AnswerIsNo, CheckpointError, DataError, DeviceError, EsError, OutputError, SpecError, UsageError
 from es_cli.training.run import train
 

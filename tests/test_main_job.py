@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import network, smooth, write_spec
+from conftest import es, network, smooth, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint, read_metadata
-from es_cli.cli.app import run as es
 from es_cli.evaluate import evaluate
 from es_cli.reconstruct import Reconstructor
 from es_cli.training.events import Step, Validated
