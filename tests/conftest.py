@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from problems import inpainting, mri  # noqa: F401 (fixtures)
 
 import es_cli
 

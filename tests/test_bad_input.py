@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import es, write_spec
+from problems import es, write_spec
 from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec

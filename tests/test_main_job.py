@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import es, network, smooth, write_spec
+from problems import es, network, smooth, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint, read_metadata

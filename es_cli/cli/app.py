@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -22,10 +23,22 @@ FACTS = ("torch", "deepinv", "safetensors")
 ParserError: type[Any] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
+class ReaderHasGone(Exception):
+    """A BrokenPipeError under a name that click does not know: it would end with code 1 instead of the shell's 141."""
+
+
 class Es(TyperGroup):
     """All commands. Whatever a command raises ends here, also under Typer's own test runner."""
 
     verbose = False  # set by the option -v, see options.py
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _renamed_broken_pipe():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _renamed_broken_pipe():
+            return super().invoke(ctx)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line and exit with its code."""
@@ -48,7 +61,7 @@ class Es(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             complain("stopped")
             return 130
-        except BrokenPipeError:
+        except (BrokenPipeError, ReaderHasGone):
             _let_go_of_stdout()
             return 141
         except Exception as error:
@@ -120,6 +133,14 @@ def main() -> None:
         # what libraries say to programmers; `python -W default -m es_cli` shows it
         warnings.simplefilter("ignore")
     app(prog_name="es")
+
+
+@contextlib.contextmanager
+def _renamed_broken_pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderHasGone from error
 
 
 def _memory_ran_out(error: Exception) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,13 +51,17 @@ def errors() -> Console:
 
 
 def complain(text: str, label: str = "error: ") -> None:
-    """One line on standard error; with a label it is shortened where it is very long. Control characters of file names are shown, not obeyed."""
-    from rich.text import Text
+    """A fault on standard error, one line and not too long; without a label the text as it is.
 
-    shown = plain(text) if label else "\n".join(plain(line, blank=False) for line in text.rstrip().splitlines())
-    if label and len(shown) > LONGEST:
-        shown = shown[:LONGEST] + " ..."
-    errors().print(Text.assemble((label, "bold red"), shown))
+    Control characters of file names are shown, not obeyed. rich is not asked to colour one word: importing it takes as long as all the rest.
+    """
+    if not label:
+        typer.echo("\n".join(plain(line, blank=False) for line in text.rstrip().splitlines()), err=True)
+        return
+    shown = plain(text)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    prefix = typer.style(label, fg=typer.colors.RED, bold=True) if coloured else label
+    typer.echo(prefix + (shown if len(shown) <= LONGEST else shown[:LONGEST] + " ..."), err=True)
 
 
 def plain(text: object, blank: bool = True) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from es_cli.cli.console import answer, answers_only, counting
 from es_cli.cli.options import Checkpoint, Device, Overwrite, Quiet, Verbose
-from es_cli.errors import UsageError
+from es_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def _measurements(source: str, key: str | None, one_file: bool) -> Iterator[tupl
     frames = readers.read_npy_stream(sys.stdin.buffer)
     first = next(frames, None)
     if first is None:
-        raise UsageError("standard input is empty", hint="pipe in what numpy.save writes")
+        raise DataError("nothing came in", where="standard input", hint="pipe in what numpy.save writes")
     if one_file and next(frames, None) is not None:
         raise UsageError("standard input holds several arrays, and -o names one file", hint="give -o DIR/, or -o -")
     yield "standard input, array 1", first

@@ -77,6 +77,8 @@ class TrainingDisplay:
     def _on_validated(self, event: events.Validated) -> None:
         psnr = "" if event.psnr is None else f" ({event.psnr:.2f} dB)"
         self.validated = f"{event.loss:.3g}{psnr}"
+        if self._bar is not None:
+            self._bar.update(self._task, facts=self._facts())
         if self.verbose and event.best:
             self.say(f"step {event.step}: held-out loss {event.loss:.4g}{psnr}, the best so far")
 

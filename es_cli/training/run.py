@@ -171,7 +171,7 @@ class _Run:
             try:
                 for event in fit(self.experiment, self.state, self.steps, self.every, self.device):
                     self._consume(event)
-                    if caught and not isinstance(event, Stopped):
+                    if caught and not isinstance(event, Stopped) and not self._validation_follows(event):
                         self.state.save(self.state_file)
                         self.tell(Stopped(progress.step, "signal", progress.best_step, progress.best_loss))
                         raise Interrupted(caught[0], self.folder)
@@ -180,6 +180,10 @@ class _Run:
                 hint = f"{kept}; {error.fault.hint}"
                 raise Diverged(error.fault.what, where=spec.name, hint=hint) from error
         return self.model
+
+    def _validation_follows(self, event: Event) -> bool:
+        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step."""
+        return isinstance(event, Step) and (event.step % self.every == 0 or event.step == self.steps)
 
     def _consume(self, event: Event) -> None:
         if isinstance(event, Step):

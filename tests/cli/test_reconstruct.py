@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import es_cli.reconstruct as core
+from es_cli.cli.app import app
+from es_cli.data.readers import read_npy_stream
+from es_cli.errors import DataError
+
+# `es` around a core that doubles what it is given: what is tested here are files, pipes and exit codes
+DOUBLING = """
+import sys, types
+module = types.ModuleType("es_cli.reconstruct")
+class Reconstructor:
+    @classmethod
+    def load(cls, path, device="auto"):
+        print("chatter of a library")
+        return cls()
+    def reconstruct(self, y, where="input"):
+        return 2 * y
+module.Reconstructor = Reconstructor
+sys.modules["es_cli.reconstruct"] = module
+from es_cli.cli.app import main
+sys.argv[0] = "es"
+main()
+"""
+
+
+class Doubling:
+    loaded: list = []
+
+    @classmethod
+    def load(cls, path, device="auto"):
+        cls.loaded.append((path, device))
+        return cls()
+
+    def reconstruct(self, y, where="input"):
+        if y.shape[-1] == 3:
+            raise DataError(f"array of shape {y.shape} does not fit", where=where, hint="wanted (4, 4)")
+        return 2 * y
+
+
+@pytest.fixture
+def es(monkeypatch, tmp_path):
+    """`es reconstruct …` in a folder with y.npy, b.npy (4, 4) and wrong.npy (3, 3)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(core, "Reconstructor", Doubling)
+    Doubling.loaded = []
+    np.save("y.npy", np.arange(16, dtype=np.float32).reshape(4, 4) / 40)
+    np.save("b.npy", np.full((4, 4), 1 + 2j, np.complex64))
+    np.save("wrong.npy", np.zeros((3, 3), np.float32))
+    return lambda *arguments, **options: CliRunner().invoke(app, ["reconstruct", "--ckpt", "m", *arguments], **options)
+
+
+@pytest.fixture
+def piped(environment, tmp_path):
+    """The same through real pipes, in a process of its own."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", *arguments]
+        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+
+    return run
+
+
+def npy(*arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    for array in arrays:
+        np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_the_output_lies_in_the_working_directory_and_its_path_is_the_answer(es):
+    result = es("y.npy")
+    assert result.exit_code == 0 and result.stdout == "y.recon.npy\n"
+    assert np.array_equal(np.load("y.recon.npy"), 2 * np.load("y.npy"))
+
+
+def test_a_default_name_is_written_again(es):
+    assert es("y.npy").exit_code == es("y.npy").exit_code == 0
+
+
+def test_several_inputs_go_into_a_folder_that_is_made(es):
+    result = es("y.npy", "b.npy", "-o", "made/images")
+    assert result.stdout.split() == [str(Path("made/images") / name) for name in ("y.recon.npy", "b.recon.npy")]
+    assert np.load("made/images/b.recon.npy").dtype == np.complex64
+
+
+def test_one_input_goes_into_a_folder_that_exists_or_ends_with_a_slash(es):
+    Path("there").mkdir()
+    assert es("y.npy", "-o", "there").stdout.strip() == str(Path("there") / "y.recon.npy")
+    assert es("y.npy", "-o", "new/").stdout.strip() == str(Path("new") / "y.recon.npy")
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.png", "x.tif"])
+def test_the_suffix_decides_the_kind_of_file(es, name):
+    assert es("y.npy", "-o", name).exit_code == 0
+    assert Path(name).stat().st_size > 0
+
+
+def test_device_and_checkpoint_reach_the_core(es):
+    es("y.npy", "--device", "cuda:1")
+    assert Doubling.loaded == [(Path("m"), "cuda:1")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["y.npy", "-o", "b.npy"], "this output exists"),
+        (["y.npy", "b.npy", "-o", "full"], "this output exists"),
+        (["y.npy", "b.npy", "-o", "b.npy"], "several inputs need a folder"),
+        (["y.npy", "b.npy", "-o", "new.npy"], "several inputs need a folder"),
+        (["y.npy", "full/y.npy"], "two inputs would be written to this file"),
+        (["y.npy", "-o", "y.npy", "--overwrite"], "the output would replace the input"),
+        (["y.npy", "-o", "x.jpeg"], "no writer for .jpeg"),
+        (["y.npy", "-o", "x"], "no writer for a name without suffix"),
+        (["-", "-"], "only once"),
+    ],
+    ids=" ".join,
+)
+def test_outputs_that_cannot_be_are_exit_2_before_the_network_is_loaded(es, arguments, text):
+    Path("full").mkdir()
+    Path("full/y.recon.npy").write_bytes(b"precious")
+    result = es(*arguments)
+    assert result.exit_code == 2 and text in result.stderr and result.stdout == ""
+    assert not Doubling.loaded
+    assert Path("full/y.recon.npy").read_bytes() == b"precious"
+
+
+def test_overwrite_replaces(es):
+    Path("x.npy").write_bytes(b"old")
+    assert es("y.npy", "-o", "x.npy", "--overwrite").exit_code == 0
+    assert np.load("x.npy").shape == (4, 4)
+
+
+@pytest.mark.parametrize(("name", "text"), [("wrong.npy", "wanted (4, 4)"), ("missing.npy", "no such file")])
+def test_data_that_do_not_fit_are_exit_3_and_nothing_is_written(es, name, text):
+    before = set(Path().iterdir())
+    result = es(name, "-o", "x.npy")
+    assert result.exit_code == 3 and text in result.stderr and name in result.stderr
+    assert set(Path().iterdir()) == before
+
+
+def test_pictures_are_read_as_in_training_and_keep_their_axes(es):
+    from PIL import Image
+
+    Image.fromarray(np.full((4, 4), 51, np.uint8)).save("grey.png")
+    Image.fromarray(np.full((4, 4, 3), 51, np.uint8)).save("colour.png")
+    es("grey.png", "colour.png")
+    assert np.allclose(np.load("grey.recon.npy"), np.full((4, 4), 0.4))
+    assert np.allclose(np.load("colour.recon.npy"), np.full((3, 4, 4), 0.4))
+
+
+def test_an_array_of_an_npz_is_chosen_by_its_key(es):
+    np.savez("several.npz", a=np.ones((4, 4)), b=np.full((4, 4), 3.0))
+    assert es("several.npz").exit_code == 3
+    assert es("several.npz", "--key", "b").exit_code == 0
+    assert np.load("several.recon.npy")[0, 0] == 6
+
+
+def test_from_pipe_to_pipe_frame_by_frame(piped):
+    frames = [np.ones((2, 2), np.float32), np.full((3, 1), 1j, np.complex64)]
+    done = piped("-", "-o", "-", stdin=npy(*frames))
+    found = list(read_npy_stream(io.BytesIO(done.stdout)))
+    assert done.returncode == 0 and len(found) == 2
+    assert all(np.array_equal(2 * a, b) and a.dtype == b.dtype for a, b in zip(frames, found, strict=True))
+    assert b"chatter" in done.stderr
+
+
+def test_the_first_frame_comes_out_before_the_second_went_in(environment, tmp_path):
+    command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, **pipes) as process:
+        process.stdin.write(npy(np.ones(2, np.float32)))
+        process.stdin.flush()
+        frames = read_npy_stream(process.stdout)
+        assert next(frames).tolist() == [2, 2]
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_arrays_on_standard_input_are_files_with_a_number(piped, tmp_path):
+    done = piped("-", stdin=npy(np.ones(2), np.zeros(2)))
+    assert done.stdout.decode().split() == ["stdin.recon.npy", "stdin-2.recon.npy"]
+    assert np.load(tmp_path / "stdin-2.recon.npy").tolist() == [0, 0]
+
+
+def test_one_array_on_standard_input_may_go_to_one_file_and_two_may_not(piped, tmp_path):
+    assert piped("-", "-o", "x.npy", stdin=npy(np.ones(2))).returncode == 0
+    done = piped("-", "-o", "two.npy", stdin=npy(np.ones(2), np.ones(2)))
+    assert done.returncode == 2 and b"several arrays" in done.stderr and not (tmp_path / "two.npy").exists()
+
+
+@pytest.mark.parametrize(("stdin", "text"), [(b"", b"nothing came in"), (npy(np.ones(99))[:-5], b"too early"), (b"no array at all", b"no .npy")])
+def test_a_stream_that_is_none_is_exit_3(piped, stdin, text):
+    done = piped("-", "-o", "-", stdin=stdin)
+    assert done.returncode == 3 and text in done.stderr and done.stdout == b""
+
+
+def test_pickled_arrays_are_refused(piped, tmp_path):
+    np.save(tmp_path / "evil.npy", np.array([{}], dtype=object), allow_pickle=True)
+    assert piped("evil.npy").returncode == 3
+    assert piped("-", stdin=(tmp_path / "evil.npy").read_bytes()).returncode == 3
+
+
+def test_a_reader_that_goes_early_ends_es_quietly(environment, tmp_path):
+    command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) as process:
+        process.stdout.close()
+        process.stdin.write(npy(np.ones(300_000)))
+        process.stdin.close()
+        assert process.stderr.read().splitlines() == [b"chatter of a library"]
+        assert process.wait(60) == 141
