@@ -266,7 +266,7 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
 
 def _equivariant_splitting(part: Component, path: str, made: Reconstruction, builder: Builder) -> EquivariantSplitting:
     """The loss with its two sides; left out, a side is MCLoss, and null switches it off."""
-    sides = []
+    sides: list[nn.Module | None] = []
     for side in ("consistency_loss", "prediction_loss"):
         given = part.parameters.get(side, Component(name="MCLoss", parameters={}))
         if given is None:

@@ -170,7 +170,7 @@ def _measured_entries(samples: Samples, layout: Layout) -> Tensor:
         found = (values != 0).any(0)
         seen = found if seen is None else seen | found
     assert seen is not None  # a stack holds at least one sample
-    return as_tensor(seen.any(0) if layout.pair else seen)
+    return as_tensor(np.asarray(seen.any(0)) if layout.pair else seen)
 
 
 def _context(cls: type, part: Component, size: tuple[int, ...]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from es_cli.errors import DataError
 class Samples(Protocol):
     """What a Stack and a stack of one offer: random access to samples that may lie on disk."""
 
-    names: list[str]
-    groups: np.ndarray | None
-
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def groups(self) -> np.ndarray | None: ...
     @property
     def sample_shape(self) -> tuple[int, ...]: ...
     @property

@@ -19,6 +19,8 @@ from es_cli.errors import Fault, SpecError
 from es_cli.streams import generator, reseed, stream_seed
 
 Action = Callable[[Tensor], Tensor]
+# the axes that the elements of a group flip, beside the turns by 90° of C4 and D4
+FLIPS: dict[str, list[tuple[int, ...]]] = {"C4": [()], "D4": [(), (-1,)], "reflections": [(), (-1,), (-2,), (-2, -1)]}
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,7 @@ def named_group(name: str, image_shape: Sequence[int]) -> Group:
     if name == "shifts":
         return ShiftGroup(height, width)
     turns = range(4) if name in {"C4", "D4"} else (0,)
-    flips: Sequence[tuple[int, ...]] = {"C4": [()], "D4": [(), (-1,)], "reflections": [(), (-1,), (-2,), (-2, -1)]}[name]
-    return FiniteGroup([_turn_and_flip(turn, flip) for turn in turns for flip in flips])
+    return FiniteGroup([_turn_and_flip(turn, flip) for turn in turns for flip in FLIPS[name]])
 
 
 def _turn_and_flip(turn: int, flip: tuple[int, ...]) -> Element:

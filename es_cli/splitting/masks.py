@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from deepinv.physics import DynamicMRI, Inpainting, MRI, MultiCoilMRI
+from deepinv.physics import MRI, DynamicMRI, Inpainting, MultiCoilMRI
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator, PhysicsGenerator
 from torch import Tensor
 

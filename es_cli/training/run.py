@@ -33,7 +33,6 @@ from es_cli.splitting.averaging import ONE_CALL
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
 from es_cli.training.runtime import resolve_device
-from es_cli.training.state import TrainingState
 
 Listener = Callable[[Event], None]
 COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second")
