@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from es_cli.building import Builder
 from es_cli.data.layout import Layout
-from es_cli.data.measurements import InMemory, Measurements, Samples, hold_out
+from es_cli.data.measurements import InMemory, Measurements, Samples, hold_out, not_finite
 from es_cli.data.simulate import simulate
-from es_cli.data.stacks import open_stack
+from es_cli.data.stacks import find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator, with_noise
 from es_cli.spec.schema import Component, Pair, Source, Spec
@@ -147,8 +147,13 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
 
 
 def _open(source: Source | None, pictures: bool, seed: int) -> Samples:
+    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read."""
     assert source is not None  # a Pair has measurements or images
-    return open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"))
+    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"))
+    bad = find_nonfinite(stack)
+    if bad is not None:
+        raise not_finite(bad, stack.names[bad])
+    return stack
 
 
 def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opened: Samples | None = None) -> Measurements:
@@ -176,9 +181,6 @@ def _as_images(stack: Samples, layout: Layout) -> np.ndarray:
             raise DataError(f"pictures of shape {raw.shape[1:]} for complex images", where=stack.names[0], hint="add grey: true to data.train.images")
         raw = grey.astype(np.complex64)
     array, _ = layout.arrange(raw, stack.names[0])
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
-        raise DataError(f"image {bad} holds NaN or infinity", where=stack.names[bad])
     return array
 
 

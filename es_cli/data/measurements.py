@@ -106,10 +106,14 @@ class Measurements:
         finite = np.isfinite(array).reshape(len(array), -1).all(1)
         if not finite.all():
             bad = int(at[np.flatnonzero(~finite)[0]])
-            raise DataError(
-                f"sample {bad} holds NaN or infinity", where=samples.names[bad], hint="replace what was not measured by 0, or leave the sample out"
-            )
+            raise not_finite(bad, samples.names[bad])
         return array
+
+
+def not_finite(number: int, where: str) -> DataError:
+    """What to answer where a sample holds NaN or infinity."""
+    hint = "replace what was not measured by 0, or leave the sample out"
+    return DataError(f"sample {number} holds NaN or infinity", where=where, hint=hint)
 
 
 def hold_out(data: Measurements, fraction: float, seed: int) -> tuple[Measurements, Measurements]:

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from es_cli.errors import DataError
 from es_cli.streams import reseed, stream_seed
 
+if TYPE_CHECKING:
+    from es_cli.data.measurements import Samples
 
-def simulate(images: np.ndarray, physics: Any, seed: int) -> np.ndarray:
+
+def simulate(images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32) -> np.ndarray:
     """Measure images (n, C, H, W), float32, with noise: (n, …), float32. Each sample has a noise stream of its own, keyed by its number.
 
-    Fresh noise in each epoch would average out and leak the ground truth, so this is done once, before training.
+    Fresh noise in each epoch would average out and leak the ground truth, so this is done once, before training. `batch_size` is how many
+    images of a stack are read together; it never changes the result. Raises DataError where one measurement is more than one array.
     """
     measured = []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for i, image in enumerate(images):
+        for i, image in enumerate(_each(images, batch_size)):
             torch.manual_seed(stream_seed(seed, "noise", i))
             reseed(physics, stream_seed(seed, "noise", i))
-            measured.append(physics(torch.from_numpy(np.ascontiguousarray(image))[None])[0].cpu().numpy())
+            y = physics(torch.from_numpy(np.array(image, np.float32))[None])
+            if not isinstance(y, torch.Tensor):
+                raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
+            measured.append(y[0].cpu().numpy())
     return np.stack(measured)
+
+
+def _each(images: np.ndarray | Samples, batch_size: int) -> Iterator[np.ndarray]:
+    if isinstance(images, np.ndarray):
+        yield from images
+        return
+    for start in range(0, len(images), batch_size):
+        yield from images.read(range(start, min(start + batch_size, len(images))))

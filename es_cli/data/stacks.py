@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from es_cli.data import images, readers, samples
+from es_cli.data.archives import Hdf5
+from es_cli.data.files import find_files, is_picture
 from es_cli.errors import DataError
 
 if TYPE_CHECKING:
     from es_cli.spec.schema import Source
 
+SCAN = 1 << 26  # bytes that are looked at together
+
 
 class ArrayStack:
     """One array whose leading axis counts samples; memory-mapped where the file allows. `groups` are subjects where the file names them."""
 
-    def __init__(self, array: np.ndarray, name: str, groups: np.ndarray | None = None) -> None:
-        self.array = array
-        self.names = [f"{name}[{i}]" for i in range(len(array))]
-        self.groups = groups
+    def __init__(self, array: np.ndarray, names: list[str], groups: np.ndarray | None = None) -> None:
+        self.array, self.names, self.groups = array, names, groups
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -40,59 +41,79 @@ class ArrayStack:
         return np.asarray(self.array[np.asarray(indices, dtype=np.int64)])
 
 
+class Hdf5Stack:
+    """One array of an HDF5 file whose leading axis counts samples; rows are read when they are asked for."""
+
+    def __init__(self, file: Hdf5, key: str | None) -> None:
+        self.file, self.key = file, key
+        header = file.header(key)
+        self.count = header.shape[0] if header.shape else 0
+        self.sample_shape: tuple[int, ...] = header.shape[1:]
+        self.dtype = header.dtype.newbyteorder("=")
+        self.names = [f"{file.path}[{i}]" for i in range(self.count)]
+        self.groups: np.ndarray | None = file.owners(key, self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The samples at `indices`, (n, *sample_shape), in the order asked for. Raises DataError where the file is broken there."""
+        return self.file.read_rows(self.key, [int(i) for i in indices]).astype(self.dtype, copy=False)
+
+
 class FileStack:
-    """Files of one array each, read when they are asked for; every file is a group of its own."""
+    """Files of one array each, read when they are asked for; every file is a group of its own.
+
+    Raises DataError, naming two files, where shapes differ.
+    """
 
     def __init__(self, paths: Sequence[Path], key: str | None) -> None:
         self.paths, self.key = list(paths), key
         self.names = [str(path) for path in paths]
-        self.groups = np.arange(len(paths))
-        first = readers.open_array(self.paths[0], key)
-        self.sample_shape: tuple[int, ...] = first.shape
-        self.dtype = first.dtype
+        self.groups: np.ndarray | None = np.arange(len(paths))
+        headers = [readers.array_header(path, key) for path in paths]
+        self.sample_shape: tuple[int, ...] = headers[0][0]
+        self.dtype = np.result_type(*{dtype for _, dtype in headers})
+        for path, (shape, _) in zip(paths, headers, strict=True):
+            if shape != self.sample_shape:
+                what = f"shape {shape}, but {self.paths[0].name} has {self.sample_shape}"
+                raise DataError(what, where=str(path), hint="give samples of one shape")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The arrays of the files at `indices`. Raises DataError, naming both files, where their shapes differ."""
-        found = []
-        for i in indices:
-            array = readers.open_array(self.paths[i], self.key)
-            if array.shape != self.sample_shape:
-                raise DataError(
-                    f"shape {array.shape}, but {self.paths[0].name} has {self.sample_shape}", where=str(self.paths[i]), hint="give samples of one shape"
-                )
-            found.append(array)
-        return np.stack(found)
+        """The arrays of the files at `indices`, (n, *sample_shape). Raises DataError where a file is broken."""
+        out = np.empty((len(indices), *self.sample_shape), self.dtype)
+        for place, i in enumerate(indices):
+            out[place] = readers.open_array(self.paths[i], self.key)
+        return out
 
 
-Stack = ArrayStack | FileStack
+Stack = ArrayStack | FileStack | Hdf5Stack
 
 
 def open_stack(source: Source, *, pictures: bool, seed: int) -> Stack:
-    """The samples of a source. Files of arrays are stacks, or with a folder or glob one sample each; pictures become float32 (C, H, W).
+    """The samples of a source. One file of an array is a stack, of a folder or glob each file is a sample; pictures become float32 (C, H, W)
+    in [0, 1], and each page of a TIFF is one.
 
-    `pictures` says that images are wanted, which PNG, JPEG and TIFF files, and the samples of es, may be; `seed` places crops.
+    `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops.
     Raises DataError where there is nothing, or nothing that fits together.
     """
     if source.sample is not None:
         whole = samples.pictures(source.sample, source.part)
-        return _pictures([(f"{source.sample}-{source.part or 'all'}", picture) for picture in whole], source, seed)
-    paths = _paths(str(source.file))
-    if all(path.suffix.lower() in readers.PICTURES for path in paths) and (pictures or len(paths) > 1 or paths[0].suffix.lower() not in {".tif", ".tiff"}):
-        loaded = ((str(path), images.to_picture(readers.open_array(path), str(path), source.grey)) for path in paths)
-        return _pictures(loaded, source, seed)
-    if len(paths) > 1:
-        return FileStack(paths, source.key)
-    array = readers.open_array(paths[0], source.key)
-    if array.ndim < 2:
-        raise DataError(f"an array of shape {array.shape} holds no images", where=str(paths[0]), hint="wanted (n, H, W) or (n, C, H, W)")
-    groups = readers.subjects(paths[0])
-    if pictures and (source.crop is not None or source.resize is not None):
-        stacked = array if array.ndim == 4 else array[:, None]
-        return _pictures(((f"{paths[0]}[{i}]", np.asarray(image, np.float32)) for i, image in enumerate(stacked)), source, seed)
-    return ArrayStack(array, str(paths[0]), groups if groups is not None and len(groups) == len(array) else None)
+        return _framed(((f"{source.sample}-{source.part or 'all'}", i, picture) for i, picture in enumerate(whole)), source, seed)
+    paths = find_files(str(source.file))
+    if is_picture(paths[0]):
+        if source.key is not None:
+            raise DataError("pictures hold no arrays under keys", where=str(paths[0]), hint="leave key out")
+        return _framed(_pages(paths), source, seed)
+    stack = FileStack(paths, source.key) if len(paths) > 1 else _one_file(paths[0], source.key)
+    if source.crop is None and source.resize is None and not source.grey:
+        return stack
+    if not pictures:
+        raise DataError("measurements are not cropped, resized or made grey", where=stack.names[0], hint="their operator belongs to them as they are")
+    return _framed(_images_of(stack, source), source, seed)
 
 
 def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
@@ -100,7 +121,7 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     size = int(np.prod(stack.sample_shape)) * stack.dtype.itemsize
     if stack.dtype.kind in "biu" or size * len(stack) > limit_bytes:
         return None
-    step = max(1, (1 << 26) // max(size, 1))
+    step = max(1, SCAN // max(size, 1))
     for start in range(0, len(stack), step):
         chunk = stack.read(range(start, min(start + step, len(stack))))
         finite = np.isfinite(chunk).reshape(len(chunk), -1).all(1)
@@ -109,41 +130,56 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     return None
 
 
-def _paths(text: str) -> list[Path]:
-    """The files that a path, a folder or a glob stands for, sorted by name."""
-    path = Path(text)
-    known = readers.PICTURES | readers.ARRAYS
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
-        if not found:
-            raise DataError("the folder holds no file that es reads", where=text, hint=f"es reads {', '.join(sorted(known))}")
-        return found
-    if glob.has_magic(text) and not path.exists():
-        found = sorted(Path(p) for p in glob.glob(text, recursive=True))
-        if not found:
-            raise DataError("no file matches", where=text, hint="check the pattern; paths in a spec are relative to the spec")
-        return found
-    return [path]
+def _one_file(path: Path, key: str | None) -> ArrayStack | Hdf5Stack:
+    """The array of one file, its leading axis as samples. Raises DataError where it has no such axis, or no sample."""
+    archive = readers.open_archive(path)
+    shape, _ = readers.array_header(path, key)
+    if len(shape) < 2:
+        raise DataError(f"an array of shape {shape} holds no samples", where=str(path), hint="wanted the samples first: (n, H, W) or (n, C, H, W)")
+    if 0 in shape:
+        raise DataError(f"the array of shape {shape} is empty", where=str(path), hint="it needs at least one sample")
+    if isinstance(archive, Hdf5):
+        return Hdf5Stack(archive, key)
+    groups = None if archive is None else archive.owners(key, shape[0])
+    return ArrayStack(readers.open_array(path, key), [f"{path}[{i}]" for i in range(shape[0])], groups)
 
 
-def _pictures(loaded: Any, source: Source, seed: int) -> ArrayStack:
-    """Resize and crop pictures, and check that they end with one shape."""
+def _pages(paths: Sequence[Path]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Name, group and picture (C, H, W) of every page of picture files."""
+    for group, path in enumerate(paths):
+        pages = images.read_pages(path)
+        for number, page in enumerate(pages):
+            name = str(path) if len(pages) == 1 else f"{path}[{number}]"
+            yield name, group, images.to_picture(page, name)
+
+
+def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Name, group and image (C, H, W) of every sample of an array, in the units that it has."""
+    if len(stack.sample_shape) not in {2, 3}:
+        raise DataError(f"samples of shape {stack.sample_shape} are no images", where=stack.names[0], hint="leave crop, resize and grey out")
+    is_complex = stack.dtype.kind == "c"
+    if is_complex and (source.resize is not None or source.grey):
+        raise DataError("complex images are neither resized nor made grey", where=stack.names[0], hint="use crop, or magnitudes")
+    for i, name in enumerate(stack.names):
+        image = stack.read([i])[0]
+        group = i if stack.groups is None else int(stack.groups[i])
+        image = image if image.ndim == 3 else image[None]
+        yield name, group, image.astype(np.complex64 if is_complex else np.float32)
+
+
+def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack:
+    """Images made grey, resized and cropped as the source says. Raises DataError, naming two, where they do not end with one shape."""
     made: list[np.ndarray] = []
     names: list[str] = []
     groups: list[int] = []
-    for number, (name, picture) in enumerate(loaded):
-        if source.grey and len(picture) == 3:
-            picture = np.tensordot(images.LUMINANCE, picture, 1)[None]
-        if source.resize is not None:
-            picture = images.resize(picture, source.resize)
-        parts = [picture] if source.crop is None else images.crops(picture, source.crop, source.crops_per_image, seed, name)
-        for part in parts:
+    for name, group, image in loaded:
+        image = images.to_grey(image) if source.grey else image
+        image = image if source.resize is None else images.resize(image, source.resize)
+        for part in [image] if source.crop is None else images.crops(image, source.crop, source.crops_per_image, seed, name):
             if made and part.shape != made[0].shape:
                 hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
                 raise DataError(f"shape {part.shape}, but {names[0]} has {made[0].shape}", where=name, hint=hint)
             made.append(part)
             names.append(name)
-            groups.append(number)
-    stack = ArrayStack(np.stack(made), "pictures", np.array(groups) if len(set(groups)) > 1 else None)
-    stack.names = names
-    return stack
+            groups.append(group)
+    return ArrayStack(np.stack(made), names, np.array(groups) if len(set(groups)) > 1 else None)

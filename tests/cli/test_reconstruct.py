@@ -123,7 +123,7 @@ def test_device_and_checkpoint_reach_the_core(es):
         (["y.npy", "-o", "x"], "no writer for a name without suffix"),
         (["-", "-"], "only once"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_outputs_that_cannot_be_are_exit_2_before_the_network_is_loaded(es, arguments, text):
     Path("full").mkdir()
@@ -198,10 +198,11 @@ def test_one_array_on_standard_input_may_go_to_one_file_and_two_may_not(piped, t
     assert done.returncode == 2 and b"several arrays" in done.stderr and not (tmp_path / "two.npy").exists()
 
 
-@pytest.mark.parametrize(("stdin", "text"), [(b"", b"nothing came in"), (npy(np.ones(99))[:-5], b"too early"), (b"no array at all", b"no .npy")])
-def test_a_stream_that_is_none_is_exit_3(piped, stdin, text):
+@pytest.mark.parametrize("stdin", [b"", npy(np.ones(99))[:-5], b"no array at all"], ids=["empty", "cut short", "no array"])
+def test_a_stream_that_is_none_is_exit_3(piped, stdin):
     done = piped("-", "-o", "-", stdin=stdin)
-    assert done.returncode == 3 and text in done.stderr and done.stdout == b""
+    assert done.returncode == 3 and done.stdout == b""
+    assert b"error: standard input: " in done.stderr and done.stderr.count(b"\n") == 2
 
 
 def test_pickled_arrays_are_refused(piped, tmp_path):

@@ -1,0 +1,168 @@
+"""Files that hold several arrays under keys: .npz and HDF5."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from es_cli.data.files import listed, reading
+from es_cli.data.npy import DAMAGED, Header, check_dtype, read_header, read_values
+from es_cli.errors import DataError
+
+OWNERS = ("subject", "patient")  # arrays of these names say to whom each sample belongs
+DEFLATE_LIMIT = 1032  # deflate cannot expand one byte to more
+CLAIM_LIMIT = 1 << 26  # bytes that an HDF5 file may claim beyond what it could have compressed
+
+
+class Npz:
+    """An .npz file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def header(self, key: str | None) -> Header:
+        """Shape and type of one array. Raises DataError."""
+        with self._opened() as archive, self._member(archive, key) as (_, header):
+            return header
+
+    def read(self, key: str | None) -> np.ndarray:
+        """One array, whole. Raises DataError."""
+        with self._opened() as archive, self._member(archive, key) as (stream, header):
+            return read_values(stream, header, self._where(key))
+
+    def owners(self, key: str | None, count: int) -> np.ndarray | None:
+        """To whom each of `count` samples belongs, an int id each; None where the file does not say."""
+        with self._opened() as archive:
+            chosen = _choose(self.path, _npy_members(archive), key)
+            for name in OWNERS:
+                if name not in _npy_members(archive) or name == chosen:
+                    continue
+                with self._member(archive, name, numeric=False) as (stream, header):
+                    if header.shape == (count,):
+                        return _ids(read_values(stream, header, self._where(name)))
+        return None
+
+    def _where(self, key: str | None) -> str:
+        return f"{self.path}[{key}]" if key else str(self.path)
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with reading(self.path), zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(f"not a whole .npz: {error}", where=str(self.path), hint=DAMAGED) from error
+        except (RuntimeError, NotImplementedError) as error:
+            raise DataError(f"cannot be unpacked: {error}", where=str(self.path), hint="write it with np.savez") from error
+
+    @contextmanager
+    def _member(self, archive: zipfile.ZipFile, key: str | None, numeric: bool = True) -> Iterator[tuple[IO[bytes], Header]]:
+        chosen = _choose(self.path, _npy_members(archive), key)
+        where, member = self._where(chosen), _npy_members(archive)[chosen]
+        if member.file_size > DEFLATE_LIMIT * member.compress_size + CLAIM_LIMIT:
+            claim = f"{member.compress_size} bytes claim to unpack to {member.file_size}"
+            raise DataError(claim, where=where, hint="the file is damaged or not to be trusted")
+        with archive.open(member) as stream:
+            header = read_header(stream, where, numeric)
+            if header is None:
+                raise DataError("the array is empty", where=where, hint=DAMAGED)
+            if header.offset + header.nbytes > member.file_size:
+                what = f"cut short: shape {header.shape} and type {header.dtype} need {header.nbytes} bytes, and {member.file_size - header.offset} are there"
+                raise DataError(what, where=where, hint=DAMAGED)
+            yield stream, header
+
+
+class Hdf5:
+    """An HDF5 file, opened anew for every reading: nothing stays locked, and a copy in another process reads too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def header(self, key: str | None) -> Header:
+        """Shape and type of one array. Raises DataError."""
+        with self._dataset(key) as dataset:
+            return Header(tuple(dataset.shape), dataset.dtype, "C", 0)
+
+    def read(self, key: str | None) -> np.ndarray:
+        """One array, whole. Raises DataError."""
+        with self._dataset(key) as dataset:
+            if dataset.nbytes > 2 * DEFLATE_LIMIT * dataset.id.get_storage_size() + CLAIM_LIMIT:
+                what = f"claims {dataset.nbytes} bytes, and holds {dataset.id.get_storage_size()}"
+                raise DataError(what, where=f"{self.path}[{dataset.name}]", hint="the file is damaged or not to be trusted")
+            return np.asarray(dataset[()])
+
+    def read_rows(self, key: str | None, rows: list[int]) -> np.ndarray:
+        """Samples of the array's leading axis, in the order of `rows`. Raises DataError."""
+        with self._dataset(key) as dataset:
+            out = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            for place, row in enumerate(rows):
+                out[place] = dataset[row]
+            return out
+
+    def owners(self, key: str | None, count: int) -> np.ndarray | None:
+        """To whom each of `count` samples belongs, an int id each; None where the file does not say."""
+        with self._opened() as (file, datasets):
+            chosen = _choose(self.path, datasets, key)
+            folder = chosen.rpartition("/")[0]
+            for name in [f"{folder}/{owner}".lstrip("/") for owner in OWNERS] + list(OWNERS):
+                if name in datasets and name != chosen and datasets[name].shape == (count,):
+                    return _ids(np.asarray(file[name][()]))
+        return None
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        import h5py
+
+        datasets: dict[str, Any] = {}
+
+        def collect(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset) and node.shape is not None:
+                datasets[name] = node
+
+        with reading(self.path), open(self.path, "rb"):
+            pass  # what the system refuses has a better message than HDF5's own
+        try:
+            with h5py.File(self.path, "r") as file:
+                file.visititems(collect)
+                yield file, datasets
+        except (OSError, RuntimeError, KeyError, MemoryError) as error:
+            raise DataError(f"not a whole HDF5 file: {str(error)[:120]}", where=str(self.path), hint=DAMAGED) from error
+
+    @contextmanager
+    def _dataset(self, key: str | None) -> Iterator[Any]:
+        with self._opened() as (_, datasets):
+            dataset = datasets[_choose(self.path, datasets, None if key is None else key.strip("/"))]
+            check_dtype(dataset.dtype, f"{self.path}[{dataset.name}]")
+            yield dataset
+
+
+def _npy_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {info.filename[: -len(".npy")]: info for info in archive.infolist() if info.filename.endswith(".npy")}
+
+
+def _choose(path: Path, held: Mapping[str, Any], key: str | None) -> str:
+    """The key of the array that is meant: `key`, or the only array beside those that name subjects. Raises DataError."""
+    if not held:
+        raise DataError("the file holds no array", where=str(path), hint="write one with np.savez or h5py")
+    if key is not None and key in held:
+        return key
+    if key is not None:
+        close = get_close_matches(key, held, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise DataError(f"no array is called '{key}'", where=str(path), hint=f"{hint}it holds {listed(held)}")
+    arrays = [name for name in held if name.rpartition("/")[2] not in OWNERS] or list(held)
+    if len(arrays) > 1:
+        hint = f"name one: {{file: {path.name}, key: {arrays[0]}}}"
+        raise DataError(f"the file holds {len(arrays)} arrays: {listed(arrays)}", where=str(path), hint=hint)
+    return arrays[0]
+
+
+def _ids(names: np.ndarray) -> np.ndarray:
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
