@@ -13,10 +13,12 @@ import torch
 
 from es_cli import catalog
 from es_cli.building import Builder
-from es_cli.data import readers
+from es_cli.data.layout import Layout
+from es_cli.data.measurements import not_finite
+from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.reconstruct import Reconstructor
-from es_cli.spec.schema import Component
+from es_cli.spec.schema import Component, Source
 
 BASELINES = ("adjoint", "pseudoinverse")
 
@@ -72,11 +74,11 @@ def evaluate(
     Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold.
     """
     model = Reconstructor.load(ckpt, device)
-    y_file, x_file = _test_files(ckpt, measurements, images)
-    y, _ = model.made.operator.measurement.arrange(_read(y_file), y_file[0].name)
-    x, _ = model.made.operator.image.arrange(_read(x_file), x_file[0].name)
+    y_source, x_source = _test_data(ckpt, measurements, images)
+    y = _read(y_source, False, model.made.operator.measurement)
+    x = _read(x_source, True, model.made.operator.image)
     if len(y) != len(x):
-        raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_file[0]), hint="give one image for each measurement")
+        raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_source.file), hint="give one image for each measurement")
     functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics}
     started = time.perf_counter()
     images_made = []
@@ -89,24 +91,32 @@ def evaluate(
     return Evaluation(values, model.network_calls, seconds, _conventions(metrics, model.made.operator.image.pair))
 
 
-def _test_files(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[tuple[Path, str | None], tuple[Path, str | None]]:
+def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[Source, Source]:
+    """Where measurements and images are: given, or kept beside the checkpoint where they were simulated, or named by the run's spec."""
     if (measurements is None) != (images is None):
-        raise DataError("measurements and images go together", hint="give both --measurements and --images, or neither")
+        raise DataError("measurements and images go together", hint="give both, or neither for the run's own test data")
     if measurements is not None and images is not None:
-        return (measurements, None), (images, None)
+        return Source(file=str(measurements)), Source(file=str(images))
     kept = ckpt.parent / "data"
     if (kept / "test_y.npy").is_file() and (kept / "test_x.npy").is_file():
-        return (kept / "test_y.npy", None), (kept / "test_x.npy", None)
+        return Source(file=str(kept / "test_y.npy")), Source(file=str(kept / "test_x.npy"))
     spec_file = ckpt.parent / "spec.yaml"
     data = catalog.load_spec(spec_file).data if spec_file.is_file() else None
     test = data.test if data is not None else None
-    if test is None or test.measurements is None or test.images is None or not test.measurements.file or not test.images.file:
+    if test is None or test.measurements is None or test.images is None:
         raise DataError("this run has no test data with ground truth", where=str(ckpt), hint="give --measurements Y --images X")
-    return (Path(test.measurements.file), test.measurements.key), (Path(test.images.file), test.images.key)
+    return test.measurements, test.images
 
 
-def _read(source: tuple[Path, str | None]) -> np.ndarray:
-    return np.asarray(readers.open_array(*source))
+def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray:
+    """All samples of a source, read as training reads them and arranged for the operator. Raises DataError where they do not fit or are not finite."""
+    stack = open_stack(source, pictures=pictures, seed=0)
+    array, _ = layout.arrange(stack.read(range(len(stack))), stack.names[0])
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        raise not_finite(bad, stack.names[min(bad, len(stack) - 1)])
+    return array
 
 
 def _metric(name: str, pair: bool) -> Any:

@@ -18,6 +18,7 @@ from problems import es, network, smooth, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint, read_metadata
+from es_cli.errors import DataError
 from es_cli.evaluate import evaluate
 from es_cli.reconstruct import Reconstructor
 from es_cli.training.events import Step, Validated
@@ -168,6 +169,15 @@ def test_scale_makes_a_network_blind_to_units(inpainting):
     model = Reconstructor.load(trained(inpainting, "data.scale=per-sample"), "cpu")
     y = np.load(inpainting.parent / "test_y.npy")
     assert np.allclose(model.reconstruct(1000 * y), 1000 * model.reconstruct(y), rtol=1e-3)
+
+
+def test_overwriting_replaces_a_run_only_by_one_that_can_start(inpainting):
+    model = trained(inpainting)
+    before = model.read_bytes()
+    with pytest.raises(DataError):
+        trained(inpainting, "data.train.measurements=gone.npy", overwrite=True)
+    assert model.read_bytes() == before
+    assert trained(inpainting, "seed=5", overwrite=True).read_bytes() != before
 
 
 def test_init_from_starts_at_the_other_network(inpainting):

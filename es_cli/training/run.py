@@ -49,7 +49,7 @@ class Interrupted(BaseException):
 
 
 def new_run_dir(name: str, explicit: Path | None = None, overwrite: bool = False) -> Path:
-    """Make the folder of a run: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
+    """Make the folder of a run: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free. One to overwrite is left as it is.
 
     Raises UsageError where `explicit` exists and may not be overwritten, OutputError where the folder cannot be made.
     """
@@ -58,7 +58,7 @@ def new_run_dir(name: str, explicit: Path | None = None, overwrite: bool = False
             raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
         if not (explicit / "spec.yaml").is_file():
             raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
-        shutil.rmtree(explicit)
+        return explicit
     try:
         if explicit is not None:
             explicit.mkdir(parents=True)
@@ -90,16 +90,22 @@ def train(
     Raises any EsError; Interrupted after a signal, with the state saved.
     """
     where = resolve_device(device)
+    replaces = run_dir is not None and run_dir.exists()
     folder = new_run_dir(spec.name, run_dir, overwrite)
     try:
-        write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
+        if not replaces:
+            write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
         experiment = build_experiment(spec, where)
         if init_from is not None:
             _start_from(experiment, init_from)
     except BaseException:
-        # nothing was trained: a folder with a spec that cannot run helps nobody
-        shutil.rmtree(folder, ignore_errors=True)
+        # nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept
+        if not replaces:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
+    if replaces:
+        shutil.rmtree(folder)
+        write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
     write_bytes(folder / "environment.json", json.dumps(_environment(where), indent=1).encode())
     return _Run(experiment, folder, where, on_event).go(resumed=False)
 
