@@ -20,11 +20,12 @@ from es_cli.data.measurements import InMemory, Measurements, Samples, hold_out, 
 from es_cli.data.simulate import simulate
 from es_cli.data.stacks import find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
-from es_cli.forward_operator import Operator, as_samples, build_operator, with_noise
+from es_cli.forward_operator import Operator, as_samples, build_operator
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
+from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
 EQUIVARIANT_SPLITTING = "EquivariantSplittingLoss"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +72,6 @@ def rebuild_operator(part: Component, image_shape: tuple[int, ...], arrays: Mapp
     except RuntimeError as error:
         raise CheckpointError(f"the operator's tensors do not fit it: {' '.join(str(error).split())[:200]}") from error
     return _operator(physics, resolved, builder.resolved, image_shape, pair)
-
-
-def with_noise(physics: Any, noise_model: Any) -> Any:
-    """`physics` with another noise model; everything else is shared with the original, which stays as it was."""
-    clone = copy.copy(physics)
-    clone._modules = dict(physics._modules)
-    clone.noise_model = noise_model
-    return clone
 
 
 def _operator(physics: Any, part: Component, arrays: dict[str, Tensor], size: tuple[int, ...], pair: bool) -> Operator:

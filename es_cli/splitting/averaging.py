@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from deepinv.physics import GaussianNoise
 from torch import Tensor
 
 from es_cli.splitting.group import IDENTITY, Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
-from es_cli.splitting.virtual import split_operator, virtual_operator, with_mask
+from es_cli.splitting.virtual import split_operator, virtual_operator, with_mask, with_noise
 from es_cli.streams import stream_seed
 
 
@@ -75,8 +76,12 @@ def _sum_over(network: Any, y: Tensor, physics: Any, elements: Sequence[Element]
 
 
 def _repeated(physics: Any, batch: int, copies: int) -> Any:
-    """`physics` for `copies` copies of a batch: masks that differ from sample to sample are repeated with the samples."""
-    mask = sampling_mask(physics)
-    if copies == 1 or batch == 1 or mask is None or len(mask) == 1:
+    """`physics` for `copies` copies of a batch: masks and σ that differ from sample to sample are repeated with the samples."""
+    if copies == 1 or batch == 1:
         return physics
-    return with_mask(physics, mask.repeat(copies, *[1] * (mask.ndim - 1)))
+    mask, noise = sampling_mask(physics), physics.noise_model
+    if mask is not None and len(mask) > 1:
+        physics = with_mask(physics, mask.repeat(copies, *[1] * (mask.ndim - 1)))
+    if isinstance(noise, GaussianNoise) and noise.sigma.numel() > 1:
+        physics = with_noise(physics, GaussianNoise(sigma=noise.sigma.flatten().repeat(copies)))
+    return physics

@@ -7,6 +7,7 @@ prox_{A T_g}(z, y) = T_g⁻¹ prox_A(T_g z, y).
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ def with_mask(physics: Any, mask: Tensor) -> Any:
     if isinstance(physics, Inpainting):
         return Inpainting(physics.img_size, mask=mask, noise_model=physics.noise_model, device=mask.device)
     return MRI(mask=mask, three_d=physics.three_d, noise_model=physics.noise_model, device=mask.device)
+
+
+def with_noise(physics: Any, noise_model: Any) -> Any:
+    """`physics` with another noise model; everything else is shared with the original, which stays as it was."""
+    clone = copy.copy(physics)
+    clone._modules = dict(physics._modules)
+    clone.noise_model = noise_model
+    return clone
 
 
 class VirtualOperator(LinearPhysics):

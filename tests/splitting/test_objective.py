@@ -6,7 +6,7 @@ import pytest
 import torch
 from deepinv.loss import EquivariantSplittingLoss, MCLoss, SplittingLoss
 from deepinv.models import ArtifactRemoval, EquivariantReconstructor
-from deepinv.physics import MRI, Denoising, Inpainting, ZeroNoise
+from deepinv.physics import MRI, Denoising, GaussianNoise, Inpainting, ZeroNoise
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from deepinv.transform import Reflect, Rotate
 
@@ -14,6 +14,7 @@ from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.group import named_group
 from es_cli.splitting.masks import draw_split, sampling_mask
 from es_cli.splitting.objective import EquivariantSplitting, Objective, Pass
+from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
 
@@ -153,3 +154,15 @@ def test_held_out_error_does_not_see_the_held_out_entries():
     value = ours.held_out(Pass(identity, physics, y, None, 0), [21])
     # what was held out reached the network as zero, so that its error is its whole energy
     assert torch.allclose(value, ((rest * y) ** 2).sum() / rest.sum())
+
+
+def test_noise_level_of_each_sample_follows_its_copies():
+    """A denoiser that is told σ must be told its own sample's, whichever element it sees."""
+    physics, y, _ = problem("Inpainting")
+    sigmas = torch.tensor([0.1, 0.2, 0.3])
+    noisy = with_noise(physics, GaussianNoise(sigma=sigmas))
+    network = ArtifactRemoval(torch.nn.Identity())
+    network.backbone_net.forward = lambda x, sigma=None: x + sigma.view(-1, 1, 1, 1)
+    group = named_group("D4", y.shape)
+    made = average(network, y, noisy, TestRule(None, tuple(group.elements())), group, max_batch=6)
+    assert torch.allclose(made - y, sigmas.view(3, 1, 1, 1).expand_as(y), atol=1e-6)
