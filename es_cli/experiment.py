@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from es_cli.building import Builder
 from es_cli.data.layout import Layout
-from es_cli.data.measurements import InMemory, Measurements, Samples, hold_out, not_finite
+from es_cli.data.measurements import Measurements, Samples, hold_out, not_finite
 from es_cli.data.simulate import simulate
-from es_cli.data.stacks import find_nonfinite, open_stack
+from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator
 from es_cli.spec.schema import Component, Pair, Source, Spec
@@ -162,8 +162,8 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
     part = operator.part
     if pair.measurements is None:
         images = opened or as_samples(_open(pair.images, True, seed), part)
-        x = InMemory(_as_images(images, operator.image), list(images.names), images.groups)
-        y = InMemory(simulate(x.array, operator.physics, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
+        x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
+        y = ArrayStack(simulate(x.array, operator.physics, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image)
     y_stack = opened or as_samples(_open(pair.measurements, False, seed), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from es_cli.data.layout import Layout
+from es_cli.data.stacks import ArrayStack
 from es_cli.errors import DataError
 
 
@@ -29,28 +30,7 @@ class Samples(Protocol):
     def read(self, indices: Sequence[int]) -> np.ndarray: ...
 
 
-class InMemory:
-    """An array (n, …) as samples."""
-
-    def __init__(self, array: np.ndarray, names: list[str], groups: np.ndarray | None = None) -> None:
-        self.array, self.names, self.groups = array, names, groups
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return self.array.shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.array.dtype
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        return self.array[np.asarray(indices, dtype=np.int64)]
-
-
-class WholeArray(InMemory):
+class WholeArray(ArrayStack):
     """An array that is one sample and not a stack of them."""
 
     def __init__(self, samples: Samples) -> None:
