@@ -84,7 +84,7 @@ def _check_events(text: str) -> None:
     """What must be refused before the text is composed, which recurses."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if count > 4 * MAX_NODES:
             raise _Refused(line, f"more than {MAX_NODES} values", "a spec takes a few hundred; is this the right file?")
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -152,7 +152,8 @@ class _Builder:
             return [self.build(item, (*path, i), above) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, above)
-        return scalar(node.value) if node.style is None else node.value
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        return scalar(node.value) if plain else node.value
 
     def _mapping(self, node: yaml.MappingNode, path: Path, above: tuple[int, ...]) -> dict[str, Any]:
         values: dict[str, Any] = {}
