@@ -58,6 +58,8 @@ def test_each_kind_of_error_has_its_documented_exit_code():
         ("physics.mask.file=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("data.train.measurements=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("physics.img_size=[1, 8, 8]", 3, ["16", "8"]),
+        ("model.backbone_net.in_channels=2", 2, ["model", "(1, 16, 16)"]),
+        ("model.backbone_net.out_channels=2", 2, ["model", "(1, 16, 16)"]),
     ],
 )
 def test_a_fault_of_the_spec_is_answered_and_leaves_no_folder(inpainting, refused, change, code, words):
