@@ -16,7 +16,7 @@ from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
 from es_cli.forward_operator import rebuild_operator
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import Spec
-from es_cli.splitting.averaging import ONE_CALL, TestRule
+from es_cli.splitting.averaging import TestRule
 from es_cli.training.runtime import resolve_device
 
 
@@ -70,10 +70,6 @@ class Reconstructor:
         """What needs no network, in the same form: `adjoint` Aᵀy or `pseudoinverse` A†y."""
         physics = self.made.operator.physics
         return self._batched(samples, physics.A_adjoint if name == "adjoint" else physics.A_dagger, batch)
-
-    def one_call(self, samples: np.ndarray) -> np.ndarray:
-        """Images by one network call each: full measurement, no averaging."""
-        return self.images(samples, ONE_CALL)
 
     def _batched(self, samples: np.ndarray, make: Any, batch: int) -> np.ndarray:
         made = []

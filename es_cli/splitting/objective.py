@@ -7,7 +7,7 @@ the network that the objective holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +34,6 @@ class Pass:
         if self._bare is None:
             self._bare = self.network(self.y, self.physics)
         return self._bare
-
-
-class Term(Protocol):
-    """A loss as the objective calls it: the value for one batch."""
-
-    needs_ground_truth: bool
-
-    def __call__(self, batch: Pass) -> Tensor: ...
 
 
 class EquivariantSplitting(nn.Module):
