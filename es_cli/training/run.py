@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -102,6 +102,9 @@ def train(
         # nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept
         if not replaces:
             shutil.rmtree(folder, ignore_errors=True)
+        if run_dir is None:
+            with suppress(OSError):  # runs/ itself goes too, unless other runs lie in it
+                folder.parent.rmdir()
         raise
     if replaces:
         shutil.rmtree(folder)
