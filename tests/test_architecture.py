@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "splitting"},
     {"figures"},
     {"checkpoint", "building"},
-    {"forward_operator", "experiment"},
+    {"forward_operator", "sides", "experiment"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},

@@ -171,6 +171,7 @@ class _Run:
         experiment = self.experiment
         tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
         tensors.update(experiment.operator.arrays)
+        tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
         # weights that a spec named as a file are in the tensors by now; its path would say where they lay
         resolved = experiment.resolved
         described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model)}))
