@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     size = spec.training.batch_size
     per_epoch = math.ceil(len(train) / size)
     epoch, position = divmod(step - 1, per_epoch)
-    order = torch.randperm(len(train), generator=generator(stream_seed(spec.seed, "order", epoch)))
+    order = _order(stream_seed(spec.seed, "order", epoch), len(train))
     y, x, physics, scale = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
@@ -113,6 +114,12 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     if state.average is not None and spec.training.ema is not None:
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
     return loss.detach(), terms
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, samples: int) -> Tensor:
+    """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
+    return torch.randperm(samples, generator=generator(seed))
 
 
 def _scaled_batch(
