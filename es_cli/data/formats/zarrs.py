@@ -16,10 +16,11 @@ from es_cli.data.geometry import Geometry
 from es_cli.data.npy import Header, check_dtype
 from es_cli.errors import DataError
 
-# numbers in, bytes out and nothing else: a file may also name a codec that unpickles
+# what packs numbers and text and does nothing else: a file may also name a codec that unpickles
 CODECS = {
     "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta", "endian", "fixedscaleoffset", "fletcher32", "gzip",
-    "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "sharding_indexed", "shuffle", "transpose", "zfpy", "zlib", "zstd",
+    "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "sharding_indexed", "shuffle", "transpose", "vlen-utf8", "zfpy", "zlib",
+    "zstd",
 }  # fmt: skip
 DEPTH = 4  # of groups within groups that are looked into
 
