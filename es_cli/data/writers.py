@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".png", ".tif", ".tiff")
+GEOMETRIC = (".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".tif", ".tiff")  # they have a place for axes or voxel size
 NAME = "reconstruction"  # of the array in .npz and .h5
 INSTEAD = {".dcm": "write .nii, which keeps voxel size and position", ".hdr": "name the .cfl", ".mat": "write .h5, which MATLAB reads"}
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
