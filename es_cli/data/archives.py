@@ -97,6 +97,7 @@ class Hdf5(ArrayReader):
     def read_rows(self, key: str | None, rows: list[int]) -> np.ndarray:
         """Samples of the array's leading axis, in the order of `rows`. Raises DataError."""
         with self._dataset(key) as dataset:
+            check_claim(dataset.nbytes // max(len(dataset), 1), dataset.id.get_storage_size(), f"{self.path}[{dataset.name}]")
             out = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
             for place, row in enumerate(rows):
                 out[place] = dataset[row]
@@ -129,7 +130,8 @@ class Hdf5(ArrayReader):
         datasets: dict[str, Any] = {}
 
         def collect(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset) and node.shape is not None:
+            # a damaged name comes as bytes
+            if isinstance(name, str) and isinstance(node, h5py.Dataset) and node.shape is not None:
                 datasets[name] = node
 
         with reading(self.path), open(self.path, "rb"):
@@ -138,7 +140,7 @@ class Hdf5(ArrayReader):
             with h5py.File(self.path, "r") as file:
                 file.visititems(collect)
                 yield file, datasets
-        except (OSError, RuntimeError, KeyError, MemoryError) as error:
+        except (OSError, RuntimeError, LookupError, MemoryError, ValueError, TypeError) as error:
             raise DataError(f"not a whole HDF5 file: {str(error)[:120]}", where=str(self.path), hint=DAMAGED) from error
 
     @contextmanager

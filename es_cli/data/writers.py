@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".png", ".tif", ".tiff")
 GEOMETRIC = (".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".tif", ".tiff")  # they have a place for axes or voxel size
 NAME = "reconstruction"  # of the array in .npz and .h5
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")  # one of them lies in each zarr
 INSTEAD = {".dcm": "write .nii, which keeps voxel size and position", ".hdr": "name the .cfl", ".mat": "write .h5, which MATLAB reads"}
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
@@ -138,8 +139,8 @@ def _whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of the folder `path` when the block ends well. Raises OutputError."""
     with _faults(path), contextlib.ExitStack() as stack:
         path = Path(os.path.realpath(path))
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(errno.EEXIST, "a file of this name is there")
+        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))):
+            raise FileExistsError(errno.EEXIST, "what has this name is no zarr, and is left as it is")
         temporary, old = _beside(path), _beside(path)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         temporary.mkdir()

@@ -23,7 +23,7 @@ CLAIM_LIMIT = 1 << 26  # bytes that a file may claim beyond what it could have c
 EXTRA = "pip install 'es-cli[files]'"
 
 # what the decoders log goes to standard error where nobody handles it; what matters comes as a DataError
-for _decoder in ("pydicom", "zarr", "numcodecs"):
+for _decoder in ("nibabel", "pydicom", "zarr", "numcodecs"):
     logging.getLogger(_decoder).addHandler(logging.NullHandler())
 
 

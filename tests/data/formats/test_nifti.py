@@ -210,6 +210,12 @@ def test_random_damage_is_answered_and_quiet(tmp_path: Path, suffix: str, capfd:
     assert capfd.readouterr().err == ""
 
 
+def test_a_strange_header_is_read_in_silence(tmp_path: Path, python) -> None:
+    patched(saved(tmp_path / "a.nii"), 80, np.array([-1], "<f4").tobytes())  # a negative voxel size, of which nibabel would tell
+    code = "import sys; from pathlib import Path; from es_cli.data import readers; readers.open_array(Path('a.nii')); readers.read_geometry(Path('a.nii'))"
+    assert python(code).stderr == b""
+
+
 def test_a_folder_of_volumes(tmp_path: Path) -> None:
     for name, values in [("a.nii", FILE), ("b.nii.gz", FILE[..., :2] + 100)]:
         saved(tmp_path / name, values)

@@ -8,10 +8,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import pytest
-import zarr
 
 from es_cli.data.geometry import Geometry
 from es_cli.data.readers import array_header, open_array, read_geometry
@@ -20,6 +18,8 @@ from es_cli.data.writers import write_array
 from es_cli.errors import DataError, OutputError
 from es_cli.spec.schema import Source
 
+zarr = pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
+numcodecs = pytest.importorskip("numcodecs")
 RNG = np.random.default_rng(7)
 ARRAY = RNG.standard_normal((6, 2, 5, 4)).astype(np.float32)
 
@@ -183,6 +183,16 @@ def test_what_is_no_zarr(tmp_path: Path) -> None:
     refused(tmp_path / "a.zarr", "not a whole")
     (tmp_path / "b.zarr.zip").write_bytes(b"PK")
     refused(tmp_path / "b.zarr.zip", "not a whole")
-    (tmp_path / "c.zarr").write_text("no folder")
-    with pytest.raises(OutputError, match="a file of this name"):
-        write_array(tmp_path / "c.zarr", ARRAY)
+
+
+def test_what_is_no_zarr_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr").write_text("a file")
+    (tmp_path / "b.zarr").mkdir()
+    (tmp_path / "b.zarr" / "thesis.tex").write_text("years of work")
+    for name in ["a.zarr", "b.zarr"]:
+        with pytest.raises(OutputError, match="is no zarr"):
+            write_array(tmp_path / name, ARRAY)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.zarr", "b.zarr", "thesis.tex"]
+    (tmp_path / "c.zarr").mkdir()
+    write_array(tmp_path / "c.zarr", ARRAY)
+    assert open_array(tmp_path / "c.zarr").shape == ARRAY.shape
