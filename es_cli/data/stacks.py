@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class Hdf5Stack:
 class FileStack:
     """Files of one array each, read when they are asked for; every file is a group of its own.
 
-    Raises DataError, naming two files, where shapes differ.
+    Raises DataError, listing the shapes, where they differ.
     """
 
     def __init__(self, paths: Sequence[Path], key: str | None) -> None:
@@ -74,10 +75,11 @@ class FileStack:
         headers = [readers.array_header(path, key) for path in paths]
         self.sample_shape: tuple[int, ...] = headers[0][0]
         self.dtype = np.result_type(*{dtype for _, dtype in headers})
-        for path, (shape, _) in zip(paths, headers, strict=True):
-            if shape != self.sample_shape:
-                what = f"shape {shape}, but {self.paths[0].name} has {self.sample_shape}"
-                raise DataError(what, where=str(path), hint="give samples of one shape")
+        shapes = [shape for shape, _ in headers]
+        if len(set(shapes)) > 1:
+            odd = next(path for path, shape in zip(paths, shapes, strict=True) if shape != self.sample_shape)
+            hint = "an operator has one size: give the files of one shape, and train once for each"
+            raise DataError(f"the files have {len(set(shapes))} shapes: {_counted(shapes, self.paths)}", where=str(odd), hint=hint)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -128,6 +130,13 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
         if not finite.all():
             return start + int(np.flatnonzero(~finite)[0])
     return None
+
+
+def _counted(shapes: Sequence[tuple[int, ...]], paths: Sequence[Path]) -> str:
+    """Up to five shapes, the most frequent first, with how many files have each and the first of them."""
+    found = Counter(shapes)
+    told = [f"{shape} in {count} file{'s' if count > 1 else ''} ({paths[shapes.index(shape)].name})" for shape, count in found.most_common(5)]
+    return ", ".join(told) + (f" and {len(found) - len(told)} more" if len(found) > len(told) else "")
 
 
 def _one_file(path: Path, key: str | None) -> ArrayStack | Hdf5Stack:

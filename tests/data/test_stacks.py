@@ -116,11 +116,12 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
         assert stack.names[1].endswith("1.npy")
 
 
-def test_arrays_of_two_shapes(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((4, 4)))
-    np.save(tmp_path / "b.npy", np.zeros((4, 5)))
+def test_arrays_of_several_shapes_are_refused_with_the_shapes(tmp_path: Path) -> None:
+    for number, width in enumerate([4, 5, 4, 6, 7, 8, 9, 10]):
+        np.save(tmp_path / f"{number}.npy", np.zeros((4, width)))
     message = str(refused(tmp_path))
-    assert "b.npy" in message and "(4, 5)" in message and "a.npy has (4, 4)" in message
+    assert "7 shapes: (4, 4) in 2 files (0.npy), (4, 5) in 1 file (1.npy)" in message
+    assert "(4, 8)" in message and "(4, 9)" not in message and "and 2 more" in message
 
 
 @pytest.mark.parametrize("shape", [(), (7,)])
