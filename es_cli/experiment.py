@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from deepinv.loss import Loss, MCLoss, SupLoss
-from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, ZeroNoise
+from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from deepinv.transform import Identity, Reflect, Rotate, Shift
 from torch import Tensor, nn
 
 from es_cli.building import Builder
 from es_cli.data.layout import Layout
-from es_cli.data.measurements import Measurements, Samples, hold_out, not_finite
+from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite
+from es_cli.data.parameters import look_through
 from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
-from es_cli.forward_operator import Operator, as_samples, build_operator
+from es_cli.forward_operator import Operator, as_samples
+from es_cli.parameters import build_sampled_operator, open_parameters
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
 from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
-from es_cli.splitting.virtual import with_noise
+from es_cli.splitting.parameters import scaled_noise, with_parameters
 from es_cli.streams import stream_seed
 
 EQUIVARIANT_SPLITTING = "EquivariantSplittingLoss"
@@ -56,10 +58,7 @@ class Scaling:
         """y and the physics in units in which the network works."""
         if scale is None:
             return y, physics
-        noise = physics.noise_model
-        if isinstance(noise, GaussianNoise):
-            physics = with_noise(physics, GaussianNoise(sigma=noise.sigma / scale))
-        return y / _per_sample(scale, y), physics
+        return y / _per_sample(scale, y), scaled_noise(physics, scale)
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,11 @@ class Reconstruction:
     splitter: Any
     seed: int
 
-    def __call__(self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32) -> Tensor:
-        """Images (B, C, H, W) from measurements y (B, …), both in the user's units."""
-        physics = self.operator.physics
+    def __call__(
+        self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own."""
+        physics = with_parameters(self.operator.physics, params or {})
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
         with torch.inference_mode():
@@ -117,7 +118,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     source = spec.data.train
     pictures = source.measurements is None
     stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics)
-    operator = build_operator(spec.physics, stack, pictures, spec.seed)
+    operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
     train = _measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
@@ -139,10 +140,10 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
 
 def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
     """SpecError where the network cannot make one image of the operator's shape: found now, not at the first step."""
-    y, _ = data.batch([0], device)
+    y, _, params = data.batch([0], device)
     made.network.eval()
     try:
-        shape = tuple(made(y, ONE_CALL).shape[1:])
+        shape = tuple(made(y, ONE_CALL, params=params).shape[1:])
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if "out of memory" in str(error):
             raise
@@ -180,14 +181,28 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
     if pair.measurements is None:
         images = opened or as_samples(_open(pair.images, True, seed), part)
         x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
-        y = ArrayStack(simulate(x.array, operator.physics, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
-        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image)
+        params = open_parameters(pair.params, operator, x.names)
+        y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
+        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
     y_stack = opened or as_samples(_open(pair.measurements, False, seed), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
     x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed), part)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
-    return Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image)
+    params = open_parameters(pair.params, operator, y_stack.names)
+    data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
+    look_through(data)
+    return data
+
+
+def _simulated(images: np.ndarray, operator: Operator, params: Mapping[str, SampleParameter], seed: int) -> np.ndarray:
+    """Images measured once, each with the parameters that it has of its own."""
+
+    def of_sample(number: int) -> Any:
+        at = np.array([number])
+        return with_parameters(operator.physics, {name: torch.from_numpy(one.read(at, np.empty(0))) for name, one in params.items()})
+
+    return simulate(images, operator.physics, seed, of_sample=of_sample if params else None)
 
 
 def _as_images(stack: Samples, layout: Layout) -> np.ndarray:
@@ -211,7 +226,10 @@ def _scaling(spec: Spec, operator: Operator) -> Scaling:
 def check_scalable(mode: str | float, operator: Operator) -> None:
     """SpecError where dividing the measurements by a number is not the same as dividing the image."""
     physics = operator.physics
-    homogeneous = isinstance(physics, LinearPhysics) and isinstance(physics.noise_model, (ZeroNoise, GaussianNoise))
+    noise = physics.noise_model
+    # counts, which are not multiplied by the gain, have no unit
+    scales = isinstance(noise, (ZeroNoise, GaussianNoise, PoissonGaussianNoise)) or (isinstance(noise, PoissonNoise) and bool(noise.normalize))
+    homogeneous = isinstance(physics, LinearPhysics) and scales
     if mode != "none" and not homogeneous:
         name = operator.part.name if not isinstance(physics, LinearPhysics) else type(physics.noise_model).__name__
         raise SpecError([Fault(f"{name} does not scale with the image", "data.scale", "use scale: none")])

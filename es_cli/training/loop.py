@@ -17,7 +17,8 @@ from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, Reconstruction, is_pair
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
-from es_cli.splitting.objective import Objective
+from es_cli.splitting.objective import EquivariantSplitting, Objective
+from es_cli.splitting.parameters import of_one_sample, sample_parameters, with_parameters
 from es_cli.streams import generator, stream_seed
 from es_cli.training.events import Event, Step, Stopped, Validated
 from es_cli.training.state import Progress, TrainingState
@@ -115,11 +116,12 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
 
 
 def _scaled_batch(experiment: Experiment, data: Measurements, positions: list[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
-    """A batch and the physics in the units in which the network works."""
-    y, x = data.batch(positions, device)
+    """A batch and its physics, with the parameters of its samples, in the units in which the network works."""
+    y, x, params = data.batch(positions, device)
     made = experiment.reconstruction
-    scale = made.scaling.of(y, made.operator.physics)
-    y, physics = made.scaling.apply(scale, y, made.operator.physics)
+    physics = with_parameters(made.operator.physics, params)
+    scale = made.scaling.of(y, physics)
+    y, physics = made.scaling.apply(scale, y, physics)
     if x is not None and scale is not None:
         x = x / scale.view(-1, *[1] * (x.ndim - 1))
     return y, x, physics
@@ -158,7 +160,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
         y, x, physics = _scaled_batch(experiment, data, positions, device)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
-        losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None))
+        losses.append(_held_out(objective, y, physics, seeds, x if experiment.objective.needs_ground_truth else None))
         if x is not None:
             psnrs.append(_psnr(experiment, objective.network, data, positions, device))
     loss = float(torch.cat(losses).double().mean())
@@ -171,9 +173,17 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     return Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
 
 
+def _held_out(objective: Objective, y: Tensor, physics: Any, seeds: list[int], x: Tensor | None) -> Tensor:
+    """The held-out loss of each sample, shape (B,). Losses of the library see one sample at a time, and then its own operator."""
+    if not sample_parameters(physics) or any(isinstance(term, EquivariantSplitting) for term in objective.terms):
+        return objective.held_out(y, physics, seeds, x)
+    one = [slice(i, i + 1) for i in range(len(y))]
+    return torch.cat([objective.held_out(y[i], of_one_sample(physics, i.start), seeds[i], None if x is None else x[i]) for i in one])
+
+
 def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
-    y, x = data.batch(positions, device)
+    y, x, params = data.batch(positions, device)
     made = experiment.reconstruction
     one = Reconstruction(network, made.operator, made.scaling, made.group, ONE_CALL, made.splitter, made.seed)
-    return PSNR(complex_abs=is_pair(made.operator.physics))(one(y), x)
+    return PSNR(complex_abs=is_pair(made.operator.physics))(one(y, params=params), x)
 
