@@ -70,7 +70,7 @@ def fit_parameters(given: Mapping[str, np.ndarray | str], operator: Operator, y:
     legal, known = catalog.operator_parameters(operator.part), parameters_of(operator)
     fitted = {}
     for name, value in given.items():
-        where = f"--param {name}"
+        where = f"parameter {name}"
         if name not in legal:
             raise UsageError(f"{catalog.described(operator.part)} takes no {name} for each sample", where=where, hint=catalog.wanted(name, legal))
         if not isinstance(value, str):

@@ -32,9 +32,11 @@ def with_parameters(physics: Any, parameters: Mapping[str, Tensor]) -> Any:
     own = {name: parameters[name] for name in OF_PHYSICS if name in parameters}
     if noise:
         physics = with_noise(physics, with_buffers(physics.noise_model, noise))
+    if not own:
+        return physics
     if isinstance(physics, (MultiCoilMRI, DynamicMRI)):
         return with_buffers(physics, own)
-    return with_mask(physics, own["mask"]) if own else physics
+    return with_mask(physics, own["mask"])
 
 
 def scaled_noise(physics: Any, scale: Tensor) -> Any:
