@@ -84,6 +84,14 @@ class Reconstruction:
             x = average(self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter, seed=self.seed, max_batch=max_batch)
         return x if scale is None else x * _per_sample(scale, x)
 
+    def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
+        """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works."""
+        y, x, params = data.batch(positions, device)
+        physics = with_parameters(self.operator.physics, params)
+        scale = self.scaling.of(y, physics)
+        y, physics = self.scaling.apply(scale, y, physics)
+        return y, x if x is None or scale is None else x / _per_sample(scale, x), physics
+
 
 @dataclass(frozen=True)
 class Experiment:

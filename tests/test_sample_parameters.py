@@ -18,7 +18,7 @@ from es_cli.evaluate import evaluate
 from es_cli.experiment import build_experiment
 from es_cli.reconstruct import Reconstructor
 from es_cli.training.events import Note
-from es_cli.training.loop import _held_out, _scaled_batch
+from es_cli.training.loop import _held_out
 from es_cli.training.run import train
 
 TRAINED, TESTED = 12, 4
@@ -210,10 +210,10 @@ def test_validation_uses_the_mask_of_each_sample(sampled):
         made = experiment(sampled, losses, "data.validation=0.3", "data.scale=per-sample")
         count = len(made.validation)
         assert count > 2
-        y, _, physics = _scaled_batch(made, made.validation, list(range(count)), torch.device("cpu"))
+        y, _, physics = made.reconstruction.batch(made.validation, list(range(count)), torch.device("cpu"))
         together = _held_out(made.objective, y, physics, list(range(count)), None)
         for i in range(count):
-            y, _, physics = _scaled_batch(made, made.validation, [i], torch.device("cpu"))
+            y, _, physics = made.reconstruction.batch(made.validation, [i], torch.device("cpu"))
             assert torch.allclose(_held_out(made.objective, y, physics, [i], None), together[i : i + 1], rtol=1e-4)
 
 
@@ -248,6 +248,30 @@ def test_images_are_measured_with_the_parameters_of_each_and_the_test_data_keep_
     assert explicit.to_dict()["metrics"] == found.to_dict()["metrics"]
 
 
+def test_coil_maps_of_each_sample(tmp_path):
+    """Without maps of its own, the operator has those of the first sample, and as many coils as the file."""
+    rng = np.random.default_rng(5)
+    maps = (rng.normal(size=(6, 3, 16, 16)) + 1j * rng.normal(size=(6, 3, 16, 16))).astype(np.complex64)
+    masks = rng.random((6, 16, 16)) < 0.5
+    images = smooth(6, 16).astype(np.complex64)
+    for name, array in (("maps", maps), ("masks", masks), ("x", images)):
+        np.save(tmp_path / f"{name}.npy", array)
+    spec = write_spec(
+        tmp_path / "spec.yaml",
+        physics={"name": "MultiCoilMRI"},
+        data={"train": {"images": "x.npy"}, "params": {"coil_maps": "maps.npy", "mask": "masks.npy"}, "validation": 0.3},
+        model={"name": "ArtifactRemoval", "backbone_net": network(2)},
+    )
+    made = experiment(spec)
+    assert made.operator.measurement.shape == (2, 3, 16, 16)
+    assert np.array_equal(made.operator.arrays["physics.coil_maps"], maps[:1])
+    y, _, physics = made.reconstruction.batch(made.train, [0, 1, 2, 3], torch.device("cpu"))
+    expected = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(maps * images[:, None], axes=(-2, -1)), norm="ortho"), axes=(-2, -1)) * masks[:, None]
+    kept = made.train.keys([0, 1, 2, 3])
+    assert np.allclose(y[:, 0] + 1j * y[:, 1], expected[kept], atol=1e-5)
+    assert np.array_equal(physics.coil_maps, maps[kept])
+
+
 def test_the_mask_of_the_spec_stays_that_of_the_checkpoint_and_serves_samples_without(inpainting):
     folder = inpainting.parent
     masks = (np.random.default_rng(8).random((20, 16, 16)) < 0.5) * np.load(folder / "mask.npy")
@@ -274,7 +298,7 @@ def test_scale_divides_gain_and_sigma_of_each_sample(tmp_path, noise):
         spec.write_text(text)
     made = experiment(spec)
     at = [5, 2, 0]
-    y, _, physics = _scaled_batch(made, made.train, at, torch.device("cpu"))
+    y, _, physics = made.reconstruction.batch(made.train, at, torch.device("cpu"))
     raw, _, _ = made.train.batch(at)
     scale = (raw / y).flatten(1).nanmedian(1).values
     for name in names:

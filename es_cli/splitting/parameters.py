@@ -47,7 +47,7 @@ def scaled_noise(physics: Any, scale: Tensor) -> Any:
 
 def sample_parameters(physics: Any) -> dict[str, Tensor]:
     """The parameters of which each sample of a batch has its own."""
-    mask = sampling_mask(physics)
+    mask = physics.mask if isinstance(physics, MultiCoilMRI) else sampling_mask(physics)
     held = {} if mask is None else {"mask": mask}
     held |= {"coil_maps": physics.coil_maps} if isinstance(physics, MultiCoilMRI) else {}
     held |= {name: getattr(physics.noise_model, name) for name in OF_NOISE if _is_tensor(physics.noise_model, name)}

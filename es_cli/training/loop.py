@@ -18,7 +18,7 @@ from es_cli.experiment import Experiment, Reconstruction, is_pair
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import EquivariantSplitting, Objective
-from es_cli.splitting.parameters import of_one_sample, sample_parameters, with_parameters
+from es_cli.splitting.parameters import of_one_sample, sample_parameters
 from es_cli.streams import generator, stream_seed
 from es_cli.training.events import Event, Step, Stopped, Validated
 from es_cli.training.state import Progress, TrainingState
@@ -101,7 +101,7 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     per_epoch = math.ceil(len(train) / size)
     epoch, position = divmod(step - 1, per_epoch)
     order = torch.randperm(len(train), generator=generator(stream_seed(spec.seed, "order", epoch)))
-    y, x, physics = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
+    y, x, physics = experiment.reconstruction.batch(train, order[position * size : (position + 1) * size].tolist(), device)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
@@ -113,18 +113,6 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     if state.average is not None and spec.training.ema is not None:
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
     return loss.detach(), terms
-
-
-def _scaled_batch(experiment: Experiment, data: Measurements, positions: list[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
-    """A batch and its physics, with the parameters of its samples, in the units in which the network works."""
-    y, x, params = data.batch(positions, device)
-    made = experiment.reconstruction
-    physics = with_parameters(made.operator.physics, params)
-    scale = made.scaling.of(y, physics)
-    y, physics = made.scaling.apply(scale, y, physics)
-    if x is not None and scale is not None:
-        x = x / scale.view(-1, *[1] * (x.ndim - 1))
-    return y, x, physics
 
 
 @torch.no_grad()
@@ -157,7 +145,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     size = spec.training.batch_size
     for start in range(0, len(data), size):
         positions = list(range(start, min(start + size, len(data))))
-        y, x, physics = _scaled_batch(experiment, data, positions, device)
+        y, x, physics = experiment.reconstruction.batch(data, positions, device)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
         losses.append(_held_out(objective, y, physics, seeds, x if experiment.objective.needs_ground_truth else None))
