@@ -121,6 +121,14 @@ def test_empty_folder_and_crop_larger_than_the_image(tmp_path, refused):
     refused(train_command(spec, "data.train.images={sample: brain, crop: 999}"), 3, "999")
 
 
+def test_measurements_of_several_sizes_are_refused_with_the_sizes(tmp_path, refused):
+    (tmp_path / "scans").mkdir()
+    for number, width in enumerate([16, 18, 16]):
+        np.save(tmp_path / "scans" / f"{number}.npy", np.ones((16, width), np.complex64))
+    spec = write_spec(tmp_path / "spec.yaml", physics={"name": "MRI", "mask": "from-data"}, data={"train": {"measurements": "scans"}})
+    refused(train_command(spec), 3, "2 of (16, 16) (0.npy, …)", "1 of (16, 18) (1.npy)", "train once for each")
+
+
 def test_quarter_turns_of_wide_images_are_refused(tmp_path, refused):
     np.save(tmp_path / "train_y.npy", np.ones((6, 16, 24), np.float32))
     spec = write_spec(tmp_path / "spec.yaml", physics={"name": "Inpainting", "mask": "from-data"}, data={"train": {"measurements": "train_y.npy"}})

@@ -79,7 +79,7 @@ class FileStack:
         if len(set(shapes)) > 1:
             odd = next(path for path, shape in zip(paths, shapes, strict=True) if shape != self.sample_shape)
             hint = "an operator has one size: give the files of one shape, and train once for each"
-            raise DataError(f"the files have {len(set(shapes))} shapes: {_counted(shapes, self.paths)}", where=str(odd), hint=hint)
+            raise DataError(f"the files have {len(set(shapes))} shapes: {_counted(shapes, [path.name for path in paths])}", where=str(odd), hint=hint)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,11 +132,11 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     return None
 
 
-def _counted(shapes: Sequence[tuple[int, ...]], paths: Sequence[Path]) -> str:
-    """Up to five shapes, the most frequent first, with how many files have each and the first of them."""
+def _counted(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> str:
+    """Up to five shapes, the most frequent first, with how many have each and the name of the first of them."""
     found = Counter(shapes)
-    told = [f"{shape} in {count} file{'s' if count > 1 else ''} ({paths[shapes.index(shape)].name})" for shape, count in found.most_common(5)]
-    return ", ".join(told) + (f" and {len(found) - len(told)} more" if len(found) > len(told) else "")
+    told = [f"{count} of {shape} ({names[shapes.index(shape)]}{', …' if count > 1 else ''})" for shape, count in found.most_common(5)]
+    return ", ".join(told) + (f" and {len(found) - len(told)} more shapes" if len(found) > len(told) else "")
 
 
 def _one_file(path: Path, key: str | None) -> ArrayStack | Hdf5Stack:
@@ -177,18 +177,23 @@ def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndar
 
 
 def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack:
-    """Images made grey, resized and cropped as the source says. Raises DataError, naming two, where they do not end with one shape."""
+    """Images made grey, resized and cropped as the source says. Raises DataError, listing the shapes, where they do not end with one."""
     made: list[np.ndarray] = []
     names: list[str] = []
     groups: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     for name, group, image in loaded:
         image = images.to_grey(image) if source.grey else image
         image = image if source.resize is None else images.resize(image, source.resize)
         for part in [image] if source.crop is None else images.crops(image, source.crop, source.crops_per_image, seed, name):
-            if made and part.shape != made[0].shape:
-                hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
-                raise DataError(f"shape {part.shape}, but {names[0]} has {made[0].shape}", where=name, hint=hint)
-            made.append(part)
             names.append(name)
             groups.append(group)
+            shapes.append(part.shape)
+            if part.shape == shapes[0]:  # what is refused below need not be kept
+                made.append(part)
+    if len(made) < len(shapes):
+        odd = next(name for name, shape in zip(names, shapes, strict=True) if shape != shapes[0])
+        hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
+        told = _counted(shapes, [Path(name).name for name in names])
+        raise DataError(f"the pictures have {len(set(shapes))} shapes: {told}", where=odd, hint=hint)
     return ArrayStack(np.stack(made), names, np.array(groups) if len(set(groups)) > 1 else None)
