@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from es_cli.errors import SpecError
 from es_cli.evaluate import evaluate
 from es_cli.experiment import build_experiment
 from es_cli.reconstruct import Reconstructor
-from es_cli.training.events import Note
+from es_cli.training.events import Note, Step
 from es_cli.training.loop import _held_out
-from es_cli.training.run import train
+from es_cli.training.run import resume, train
 
 TRAINED, TESTED = 12, 4
 PARAMS = {"params": {"mask": "masks.npy"}}
@@ -246,6 +248,20 @@ def test_images_are_measured_with_the_parameters_of_each_and_the_test_data_keep_
     given = {"mask": masks[TRAINED:], "sigma": sigma[TRAINED:]}
     explicit = evaluate(model, measurements=kept / "test_y.npy", images=kept / "test_x.npy", params=given)
     assert explicit.to_dict()["metrics"] == found.to_dict()["metrics"]
+
+
+def test_a_resumed_run_with_masks_splits_and_previews_equals_an_uninterrupted_one(sampled):
+    options = ("training.preview=true", "test.splits=2", "data.validation=0.3")
+
+    def stop(event):
+        if isinstance(event, Step) and event.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = trained(sampled, *options, out="whole")
+    with pytest.raises(BaseException, match="signal 2"):
+        trained(sampled, *options, out="cut", on_event=stop)
+    assert resume(sampled.parent / "cut", device="cpu").read_bytes() == whole.read_bytes()
+    assert list((whole.parent / "previews").glob("*.png")) and evaluate(whole).n == TESTED
 
 
 def test_coil_maps_of_each_sample(tmp_path):
