@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from es_cli.data.layout import Layout
 from es_cli.data.measurements import not_finite
 from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError
+from es_cli.parameters import read_parameter
 from es_cli.reconstruct import Reconstructor
-from es_cli.spec.schema import Component, Source
+from es_cli.spec.schema import ArrayFile, Component, Source
+from es_cli.splitting.noise import LEVELS
+from es_cli.splitting.parameters import OF_PHYSICS
 
 BASELINES = ("adjoint", "pseudoinverse")
 
@@ -64,48 +67,59 @@ def evaluate(
     *,
     measurements: Path | None = None,
     images: Path | None = None,
+    params: Mapping[str, np.ndarray | str] | None = None,
     metrics: Sequence[str] = ("PSNR", "SSIM"),
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Reconstruct test measurements and compare with their images.
 
-    `measurements` and `images` None are the test data of the checkpoint's run, looked for beside it.
-    Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold.
+    `measurements` and `images` None are the test data of the checkpoint's run, looked for beside it, with the operator's parameters that each
+    sample has of its own; `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them.
+    Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold, UsageError for a
+    parameter that the operator does not take.
     """
     model = Reconstructor.load(ckpt, device)
-    y_source, x_source = _test_data(ckpt, measurements, images)
+    y_source, x_source, own = _test_data(ckpt, measurements, images)
     y = _read(y_source, False, model.made.operator.measurement)
     x = _read(x_source, True, model.made.operator.image)
     if len(y) != len(x):
         raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_source.file), hint="give one image for each measurement")
+    fitted = model.fit({**{name: read_parameter(source) for name, source in own.items()}, **(params or {})}, y)
     functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics}
     started = time.perf_counter()
     images_made = []
     for start in range(0, len(y), 8):
-        images_made.append(model.images(y[start : start + 8]))
+        rows = slice(start, start + 8)
+        part = {name: value if len(value) == 1 else value[rows] for name, value in fitted.items()}
+        images_made.append(model.images(y[rows], params=part))
         on_progress(min(start + 8, len(y)), len(y))
     seconds = (time.perf_counter() - started) / len(y)
-    made = {"reconstruction": np.concatenate(images_made), **{name: model.baseline(y, name) for name in BASELINES}}
+    made = {"reconstruction": np.concatenate(images_made), **{name: model.baseline(y, name, params=fitted) for name in BASELINES}}
     values = {who: {name: _apply(f, image, x) for name, f in functions.items()} for who, image in made.items()}
-    return Evaluation(values, model.network_calls, seconds, _conventions(metrics, model.made.operator.image.pair))
+    conventions = _conventions(metrics, model.made.operator.image.pair)
+    conventions |= {name: "of these measurements" if name in fitted else "the one of the checkpoint" for name in (*model.per_sample, *fitted)}
+    return Evaluation(values, model.network_calls, seconds, conventions)
 
 
-def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[Source, Source]:
-    """Where measurements and images are: given, or kept beside the checkpoint where they were simulated, or named by the run's spec."""
+def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
+    """Where measurements, images and parameters of samples are: given, or kept beside the checkpoint where they were simulated, or named by the run's
+    spec. Parameters belong to the run's own test data."""
     if (measurements is None) != (images is None):
         raise DataError("measurements and images go together", hint="give both, or neither for the run's own test data")
     if measurements is not None and images is not None:
-        return Source(file=str(measurements)), Source(file=str(images))
+        return Source(file=str(measurements)), Source(file=str(images)), {}
     kept = ckpt.parent / "data"
     if (kept / "test_y.npy").is_file() and (kept / "test_x.npy").is_file():
-        return Source(file=str(kept / "test_y.npy")), Source(file=str(kept / "test_x.npy"))
+        files = {name: kept / f"test_{name}.npy" for name in (*OF_PHYSICS, *LEVELS)}
+        own: dict[str, ArrayFile | str] = {name: ArrayFile(file=str(file)) for name, file in files.items() if file.is_file()}
+        return Source(file=str(kept / "test_y.npy")), Source(file=str(kept / "test_x.npy")), own
     spec_file = ckpt.parent / "spec.yaml"
     data = catalog.load_spec(spec_file).data if spec_file.is_file() else None
     test = data.test if data is not None else None
     if test is None or test.measurements is None or test.images is None:
         raise DataError("this run has no test data with ground truth", where=str(ckpt), hint="give --measurements Y --images X")
-    return test.measurements, test.images
+    return test.measurements, test.images, dict(test.params)
 
 
 def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray:

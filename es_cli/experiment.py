@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +27,13 @@ from torch import Tensor, nn
 from es_cli.building import Builder
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.layout import Layout
-from es_cli.data.measurements import Measurements, Samples, hold_out, not_finite
+from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite
+from es_cli.data.parameters import look_through
 from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
-from es_cli.forward_operator import Operator, as_samples, build_operator
+from es_cli.forward_operator import Operator, as_samples
+from es_cli.parameters import build_sampled_operator, open_parameters
 from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
@@ -39,6 +41,7 @@ from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
+from es_cli.splitting.parameters import with_parameters
 from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
@@ -70,8 +73,7 @@ class Scaling:
         """y and the physics in units in which the network works."""
         if scale is None:
             return y, physics
-        physics = with_noise(physics, rescaled(physics.noise_model, scale))
-        return y / _per_sample(scale, y), physics
+        return y / _per_sample(scale, y), with_noise(physics, rescaled(physics.noise_model, scale))
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ class Reconstruction:
     consistency: Consistency | None
     seed: int
 
-    def __call__(self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32) -> Tensor:
-        """Images (B, C, H, W) from measurements y (B, …), both in the user's units."""
-        physics = self.operator.physics
+    def __call__(
+        self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own."""
+        physics = with_parameters(self.operator.physics, params or {})
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
         noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
@@ -99,6 +103,15 @@ class Reconstruction:
                 consistency=self.consistency, noise=noise, seed=self.seed, max_batch=max_batch,
             )  # fmt: skip
         return x if scale is None else x * _per_sample(scale, x)
+
+    def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
+        """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
+        the scale (B,) that they were divided by, None where nothing is scaled."""
+        y, x, params = data.batch(positions, device)
+        physics = with_parameters(self.operator.physics, params)
+        scale = self.scaling.of(y, physics)
+        y, physics = self.scaling.apply(scale, y, physics)
+        return y, x if x is None or scale is None else x / _per_sample(scale, x), physics, scale
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     source = spec.data.train
     pictures = source.measurements is None
     stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics)
-    operator = build_operator(spec.physics, stack, pictures, spec.seed)
+    operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
     train = _measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
@@ -156,10 +169,10 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
 
 def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
     """SpecError where the network cannot make one image of the operator's shape: found now, not at the first step."""
-    y, _ = data.batch([0], device)
+    y, _, params = data.batch([0], device)
     made.network.eval()
     try:
-        shape = tuple(made(y, ONE_CALL).shape[1:])
+        shape = tuple(made(y, ONE_CALL, params=params).shape[1:])
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if "out of memory" in str(error):
             raise
@@ -198,14 +211,28 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
     if pair.measurements is None:
         images = opened or as_samples(_open(pair.images, True, seed, purpose), part)
         x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
-        y = ArrayStack(simulate(x.array, operator.physics, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
-        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image)
+        params = open_parameters(pair.params, operator, x.names)
+        y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
+        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
     y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
     x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
-    return Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image)
+    params = open_parameters(pair.params, operator, y_stack.names)
+    data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
+    look_through(data)
+    return data
+
+
+def _simulated(images: np.ndarray, operator: Operator, params: Mapping[str, SampleParameter], seed: int) -> np.ndarray:
+    """Images measured once, each with the parameters that it has of its own."""
+
+    def of_sample(number: int) -> Any:
+        at = np.array([number])
+        return with_parameters(operator.physics, {name: torch.from_numpy(one.read(at, np.empty(0))) for name, one in params.items()})
+
+    return simulate(images, operator.physics, seed, of_sample=of_sample if params else None)
 
 
 def _as_images(stack: Samples, layout: Layout) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import CheckpointError, DataError, SpecError
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
 from es_cli.forward_operator import rebuild_operator
+from es_cli.parameters import fit_parameters
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import TestRule
+from es_cli.splitting.parameters import with_parameters
 from es_cli.training.runtime import resolve_device
 
 
@@ -51,32 +54,51 @@ class Reconstructor:
         """Network evaluations for one image."""
         return self.made.rule.network_calls
 
-    def reconstruct(self, y: np.ndarray, where: str = "input") -> np.ndarray:
+    @property
+    def per_sample(self) -> tuple[str, ...]:
+        """The operator's parameters of which each training sample had its own: those of the checkpoint are no more than a stand-in."""
+        return tuple(str(name) for name in self.metadata.measurement.get("per_sample", ()))
+
+    def reconstruct(self, y: np.ndarray, where: str = "input", params: Mapping[str, np.ndarray | str] | None = None) -> np.ndarray:
         """Images from one measurement or a batch, told apart by the operator's shape; complex in, complex out.
 
-        Raises DataError, naming the shape that is wanted, where y does not fit the operator or is not finite; `where` names y in it.
+        `params` are parameters of the operator in place of the checkpoint's, by name: an array for all samples or one for each, or from-data for
+        a mask. Raises DataError, naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where`
+        naming y in it; UsageError for a parameter that the operator does not take.
         """
         samples, form = self.made.operator.measurement.arrange(y, where)
         if not np.isfinite(samples).all():
             raise DataError("the measurement holds NaN or infinity", where=where, hint="replace what was not measured by 0")
-        images = self.images(samples)
+        images = self.images(samples, params=self.fit(params or {}, samples))
         return self.made.operator.image.restore(images, form)
 
-    def images(self, samples: np.ndarray, rule: TestRule | None = None, batch: int = 8) -> np.ndarray:
-        """Images float32 (n, C, H, W) from arranged measurements (n, …); `rule` None is the checkpoint's own."""
-        return self._batched(samples, lambda y: self.made(y, rule), batch)
+    def fit(self, params: Mapping[str, np.ndarray | str], samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Users' parameters as the operator takes them beside arranged measurements (n, …): (n or 1, …). Raises DataError, UsageError."""
+        return fit_parameters(params, self.made.operator, samples)
 
-    def baseline(self, samples: np.ndarray, name: str, batch: int = 32) -> np.ndarray:
+    def images(
+        self, samples: np.ndarray, rule: TestRule | None = None, batch: int = 8, params: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Images float32 (n, C, H, W) from arranged measurements (n, …); `rule` None is the checkpoint's own; `params` are what `fit` gives."""
+        return self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
+
+    def baseline(self, samples: np.ndarray, name: str, batch: int = 32, params: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """What needs no network, in the same form: `adjoint` Aᵀy or `pseudoinverse` A†y."""
-        physics = self.made.operator.physics
-        return self._batched(samples, physics.A_adjoint if name == "adjoint" else physics.A_dagger, batch)
 
-    def _batched(self, samples: np.ndarray, make: Any, batch: int) -> np.ndarray:
+        def make(y: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
+            physics = with_parameters(self.made.operator.physics, own)
+            return physics.A_adjoint(y) if name == "adjoint" else physics.A_dagger(y)
+
+        return self._batched(samples, params or {}, make, batch)
+
+    def _batched(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Any, batch: int) -> np.ndarray:
         made = []
         with torch.no_grad():
             for start in range(0, len(samples), batch):
-                y = torch.from_numpy(samples[start : start + batch]).to(self.device)
-                made.append(make(y).cpu().numpy())
+                rows = slice(start, start + batch)
+                own = {name: value if len(value) == 1 else value[rows] for name, value in params.items()}
+                y = torch.from_numpy(samples[rows]).to(self.device)
+                made.append(make(y, {name: torch.from_numpy(value).to(self.device) for name, value in own.items()}).cpu().numpy())
         return np.concatenate(made)
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "splitting"},
     {"figures"},
     {"checkpoint", "building"},
-    {"forward_operator", "sides", "experiment"},
+    {"forward_operator", "sides", "parameters", "experiment"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},

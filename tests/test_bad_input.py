@@ -56,7 +56,7 @@ def test_each_kind_of_error_has_its_documented_exit_code():
         ("model.backbone_net.name=Unet", 2, ["did you mean UNet"]),
         ("training.batch_size=many", 2, ["training.batch_size"]),
         ("physics.mask=0.3", 2, ["measurements", "mask"]),
-        ("losses.0.consistency_loss={name: R2RLoss}", 2, ["R2RLoss", "MCLoss"]),
+        ("losses.0.consistency_loss={name: R2RLoss}", 2, ["R2RLoss", "add noise_model"]),
         ("physics.mask.file=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("data.train.measurements=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("physics.img_size=[1, 8, 8]", 3, ["16", "8"]),
@@ -121,6 +121,14 @@ def test_empty_folder_and_crop_larger_than_the_image(tmp_path, refused):
     spec = write_spec(tmp_path / "spec.yaml", physics={"name": "Inpainting", "mask": 0.5}, data={"train": {"images": {"file": "empty"}}})
     refused(train_command(spec), 3, "empty")
     refused(train_command(spec, "data.train.images={sample: brain, crop: 999}"), 3, "999")
+
+
+def test_measurements_of_several_sizes_are_refused_with_the_sizes(tmp_path, refused):
+    (tmp_path / "scans").mkdir()
+    for number, width in enumerate([16, 18, 16]):
+        np.save(tmp_path / "scans" / f"{number}.npy", np.ones((16, width), np.complex64))
+    spec = write_spec(tmp_path / "spec.yaml", physics={"name": "MRI", "mask": "from-data"}, data={"train": {"measurements": "scans"}})
+    refused(train_command(spec), 3, "2 of (16, 16) (0.npy, …)", "1 of (16, 18) (1.npy)", "train once for each")
 
 
 def test_quarter_turns_of_wide_images_are_refused(tmp_path, refused):

@@ -31,8 +31,8 @@ def trained(spec: Path, *overrides: str, out: str = "run", **kwargs: object) -> 
     return started(load_spec(spec, overrides), spec.parent / out, **kwargs)
 
 
-def started(spec: Spec, out: Path, **kwargs: object) -> Path:
-    return train(spec, claim(spec, out), device="cpu", **kwargs)
+def started(spec: Spec, out: Path, overwrite: bool = False, **kwargs: object) -> Path:
+    return train(spec, claim(spec, out, overwrite), device="cpu", **kwargs)
 
 
 def test_training_on_measurements_alone_beats_the_adjoint(inpainting):

@@ -3,6 +3,7 @@
 from es_cli.catalog.checking import check
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, load_class, suggest
 from es_cli.catalog.loading import check_spec, load_spec, parts_of, resolve, without_weight_files
+from es_cli.catalog.parameters import described, left_to_samples, operator_parameters, wanted
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, side_of
 
 __all__ = [
@@ -13,13 +14,17 @@ __all__ = [
     "Parameter",
     "check",
     "check_spec",
+    "described",
     "entries",
     "find",
+    "left_to_samples",
     "load_class",
     "load_spec",
+    "operator_parameters",
     "parts_of",
     "resolve",
     "side_of",
     "suggest",
+    "wanted",
     "without_weight_files",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, suggest
 from es_cli.spec.component import ArrayFile, Component, TensorRef, shown
+from es_cli.spec.schema import FROM_DATA
 from es_cli.spec.wording import YES_NO, did_you_mean
 
 Found = list[tuple[str, str, str]]  # path, what, hint
@@ -21,7 +22,6 @@ WORDS = {
     "array": "an array ({file: PATH})",
     "null": "null",
 }
-FROM_DATA = "from-data"  # the mask is read off the zeros that all samples share
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
 ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
 # top-level keys that fill a parameter of the same name in a loss

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from es_cli.catalog.checking import FROM_DATA
 from es_cli.catalog.entries import find
 from es_cli.spec.component import Component, TensorRef
-from es_cli.spec.schema import Pair, Spec
+from es_cli.spec.schema import FROM_DATA, Pair, Spec
 
 Found = list[tuple[str, str, str]]
 
@@ -30,13 +29,14 @@ def check_consistency(spec: Spec) -> Found:
 
 def measurements_in(spec: Spec) -> str | None:
     """The path of the first measurements that the spec names; None where all are simulated."""
-    for name, pair in _pairs(spec):
+    for name, pair in pairs(spec):
         if pair.measurements is not None:
             return f"data.{name}.measurements"
     return None
 
 
-def _pairs(spec: Spec) -> list[tuple[str, Pair]]:
+def pairs(spec: Spec) -> list[tuple[str, Pair]]:
+    """The parts of the data: (train, validation or test, what it is)."""
     if spec.data is None:
         return []
     given = (("train", spec.data.train), ("validation", spec.data.validation), ("test", spec.data.test))

@@ -9,6 +9,7 @@ from typing import Any
 from es_cli.catalog.checking import WEIGHT_FILES, check, with_parts
 from es_cli.catalog.consistency import check_consistency
 from es_cli.catalog.entries import find
+from es_cli.catalog.parameters import check_parameters
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, check_sides, without_weights
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.component import Component, absolute
@@ -55,7 +56,7 @@ def check_spec(spec: Spec) -> list[Fault]:
             found += _check_equivariant_splitting(part, path)
         else:
             found += check(part, path, (kind,), filled if kind == "loss" else ())
-    return [Fault(what, where, hint) for where, what, hint in (*found, *check_consistency(spec), *check_sides(spec))]
+    return [Fault(what, where, hint) for where, what, hint in (*found, *check_consistency(spec), *check_parameters(spec), *check_sides(spec))]
 
 
 def parts_of(spec: Spec) -> Iterator[tuple[str, str, Component]]:

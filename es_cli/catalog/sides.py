@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from es_cli.catalog.entries import find
 from es_cli.spec.component import Component
 from es_cli.spec.schema import Spec
 
@@ -44,13 +45,18 @@ def check_sides(spec: Spec) -> Found:
         (consistency, _), (prediction, _) = (side_of(term.loss, side) for side in SIDES)
         if consistency is None and prediction is None:
             found.append((path, "both sides of the loss are switched off", "leave prediction_loss out"))
-        if prediction is not None and prediction.name != MEASURED:
+        if prediction is not None and _other_loss(prediction):
             what = f"{prediction.name} cannot be the prediction loss: what it is compared with was not fed to the network, so that its noise is independent"
             found.append((f"{path}.prediction_loss", what, "use MCLoss with any metric, or null"))
         found += [(f"{path}.{at}", f"wanted a weight of 0 or more, got {weight}", "such as weight: 0.5") for at, weight in _bad_weights(term.loss)]
-        if consistency is not None and consistency.name != MEASURED:
+        if consistency is not None and _other_loss(consistency):
             found += _check_noise_aware(consistency, f"{path}.consistency_loss", spec.physics)
     return found
+
+
+def _other_loss(part: Component) -> bool:
+    """Whether a side is a loss of the catalogue other than the one of noiseless measurements; an unknown name is reported as such already."""
+    return part.name != MEASURED and find(part.name, ("loss",)) is not None
 
 
 def _bad_weights(part: Component) -> list[tuple[str, object]]:

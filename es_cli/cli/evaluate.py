@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from es_cli.cli.console import answer, answer_json, answer_table, answers_only, counting, plain
-from es_cli.cli.options import AsJson, Checkpoint, Device, Quiet, Verbose
+from es_cli.cli.options import AsJson, Checkpoint, Device, Param, Quiet, Verbose, named_files, read_parameters
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def evaluate(
     ckpt: Checkpoint,
     measurements: Annotated[Path | None, typer.Option(metavar="FILE", help="Measurements; the run's own test data if left out.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="FILE", help="The ground truth of the measurements.")] = None,
+    param: Param = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A metric of deepinv; may be repeated. PSNR and SSIM if left out.")] = None,
     as_json: AsJson = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table with one row for each image.")] = None,
@@ -36,14 +37,22 @@ def evaluate(
       es evaluate --ckpt run/model.safetensors
       es evaluate --ckpt run/model.safetensors --metric PSNR --json
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
+      es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --param mask=masks.npy
     """
     if (measurements is None) != (images is None):
         raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")
+    files = named_files(param)
     with answers_only(), counting("evaluating", quiet) as on_progress:
         from es_cli import evaluate as core
 
         result = core.evaluate(
-            ckpt, measurements=measurements, images=images, metrics=tuple(metric or ("PSNR", "SSIM")), device=device, on_progress=on_progress
+            ckpt,
+            measurements=measurements,
+            images=images,
+            params=read_parameters(files),
+            metrics=tuple(metric or ("PSNR", "SSIM")),
+            device=device,
+            on_progress=on_progress,
         )
     if csv_file is not None:
         _write_csv(csv_file, result.rows())

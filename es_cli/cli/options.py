@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from es_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from es_cli.spec.component import ArrayFile
 
 
 def _remember(ctx: typer.Context, verbose: bool) -> bool:
@@ -19,4 +25,43 @@ Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on standard error but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_remember, help="Say more; show where an error happened.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        metavar="NAME=FILE",
+        help="A parameter of the operator in place of the checkpoint's, one for all samples or one for each: mask=mask.npy; "
+        "mask=from-data reads the mask off the zeros. May be repeated.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]
+
+
+def named_files(param: list[str] | None) -> dict[str, str]:
+    """NAME=FILE, each name once. Raises UsageError."""
+    named: dict[str, str] = {}
+    for text in param or ():
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise UsageError(f"--param {text} names no {'file' if name else 'parameter'}", hint="write --param NAME=FILE, such as mask=mask.npy")
+        if name in named:
+            raise UsageError(f"--param {name} is given twice", hint="leave one of them out")
+        named[name] = file
+    return named
+
+
+def read_parameters(files: dict[str, str]) -> dict[str, Any]:
+    """The arrays in the files; from-data stays as it is, and FILE[KEY] is one of several arrays of a file. Raises DataError."""
+    from es_cli.parameters import read_parameter
+
+    return {name: read_parameter(_source(file)) for name, file in files.items()}
+
+
+def _source(file: str) -> ArrayFile | str:
+    from es_cli.spec.schema import FROM_DATA, ArrayFile
+
+    if file == FROM_DATA:
+        return file
+    inner = re.fullmatch(r"(.+\.(?:npz|h5|hdf5))\[(.+)\]", file)
+    return ArrayFile(file=inner[1], key=inner[2]) if inner else ArrayFile(file=file)

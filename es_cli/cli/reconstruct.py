@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from es_cli.cli.console import answer, answers_only, counting
-from es_cli.cli.options import Checkpoint, Device, Overwrite, Quiet, Verbose
+from es_cli.cli.console import answer, answers_only, complain, counting
+from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Quiet, Verbose, named_files, read_parameters
 from es_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def reconstruct(
     ] = None,
     overwrite: Overwrite = False,
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
+    param: Param = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -41,17 +42,22 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors y.npy -o x.png
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
+      es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
-    targets = output_files(inputs, out, overwrite)
+    files, targets = named_files(param), output_files(inputs, out, overwrite)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
         model = Reconstructor.load(ckpt, device)
+        params = read_parameters(files)
+        for name in model.per_sample:
+            if name not in params and not quiet:
+                complain(f"each sample had its own {name} in training; this is the one of the checkpoint, give --param {name}=FILE for another", "note: ")
         for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
             for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
-                image = model.reconstruct(measured, where)
+                image = model.reconstruct(measured, where, params)
                 _write(image, target if number == 1 else _numbered(target, number, overwrite), stdout, (source, key, measured.shape))
             on_progress(done, len(inputs))
 

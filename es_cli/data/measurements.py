@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,13 @@ class Samples(Protocol):
     def read(self, indices: Sequence[int]) -> np.ndarray: ...
 
 
+class SampleParameter(Protocol):
+    """A parameter of the operator that may differ from sample to sample."""
+
+    def read(self, at: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """That of the samples numbered `at`, whose measurements are y (B, …): (B, …), or (1, …) where all samples share it."""
+
+
 class WholeArray(ArrayStack):
     """An array that is one sample and not a stack of them."""
 
@@ -40,13 +47,17 @@ class WholeArray(ArrayStack):
 
 @dataclass(frozen=True)
 class Measurements:
-    """Measurements y and, or None, ground truth x of the same samples; `index` says which of them this data set is."""
+    """Measurements y and, or None, ground truth x of the same samples; `index` says which of them this data set is.
+
+    `params` are the operator's parameters where the data have their own, by name.
+    """
 
     y: Samples
     layout: Layout
     index: np.ndarray
     x: Samples | None = None
     x_layout: Layout | None = None
+    params: Mapping[str, SampleParameter] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -69,15 +80,16 @@ class Measurements:
     def without_ground_truth(self) -> Measurements:
         return replace(self, x=None, x_layout=None)
 
-    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
-        """y (B, *shape) and x (B, *image shape) or None, float32 on `device`.
+    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """y (B, *shape), x (B, *image shape) or None, and the operator's parameters (B or 1, …) that these samples have, on `device`.
 
-        Raises DataError naming the sample that does not fit or holds NaN or infinity.
+        y and x are float32. Raises DataError naming the sample that does not fit or holds NaN or infinity.
         """
         at = self.index[np.asarray(positions, dtype=np.int64)]
         y = self._read(self.y, self.layout, at)
         x = None if self.x is None or self.x_layout is None else self._read(self.x, self.x_layout, at)
-        return torch.from_numpy(y).to(device), None if x is None else torch.from_numpy(x).to(device)
+        params = {name: torch.from_numpy(one.read(at, y)).to(device) for name, one in self.params.items()}
+        return torch.from_numpy(y).to(device), None if x is None else torch.from_numpy(x).to(device), params
 
     @staticmethod
     def _read(samples: Samples, layout: Layout, at: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,22 @@ if TYPE_CHECKING:
     from es_cli.data.measurements import Samples
 
 
-def simulate(images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32) -> np.ndarray:
+def simulate(
+    images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32, of_sample: Callable[[int], Any] | None = None
+) -> np.ndarray:
     """Measure images (n, C, H, W), float32, with noise: (n, …), float32. Each sample has a noise stream of its own, keyed by its number.
 
     Fresh noise in each epoch would average out and leak the ground truth, so this is done once, before training. `batch_size` is how many
-    images of a stack are read together; it never changes the result. Raises DataError where one measurement is more than one array.
+    images of a stack are read together; it never changes the result. `of_sample` gives the operator of each sample, None: all are measured
+    with `physics`. Raises DataError where one measurement is more than one array.
     """
     measured = []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for i, image in enumerate(_each(images, batch_size)):
             torch.manual_seed(stream_seed(seed, "noise", i))
-            reseed(physics, stream_seed(seed, "noise", i))
-            y = _measured(physics, torch.from_numpy(np.array(image, np.float32))[None])
+            own = physics if of_sample is None else of_sample(i)
+            reseed(own, stream_seed(seed, "noise", i))
+            y = _measured(own, torch.from_numpy(np.array(image, np.float32))[None])
             if not isinstance(y, torch.Tensor):
                 raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
             measured.append(y[0].cpu().numpy())

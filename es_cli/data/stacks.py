@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class JoinedStack:
 class FileStack:
     """Files of one array each, read when they are asked for; every file is a group of its own.
 
-    Raises DataError, naming two files, where shapes differ.
+    Raises DataError, listing the shapes, where they differ.
     """
 
     def __init__(self, paths: Sequence[Path], key: str | None) -> None:
@@ -110,10 +111,11 @@ class FileStack:
         headers = [readers.array_header(path, key) for path in paths]
         self.sample_shape: tuple[int, ...] = headers[0][0]
         self.dtype = np.result_type(*{dtype for _, dtype in headers})
-        for path, (shape, _) in zip(paths, headers, strict=True):
-            if shape != self.sample_shape:
-                what = f"shape {shape}, but {self.paths[0].name} has {self.sample_shape}"
-                raise DataError(what, where=str(path), hint="give samples of one shape")
+        shapes = [shape for shape, _ in headers]
+        if len(set(shapes)) > 1:
+            odd = next(path for path, shape in zip(paths, shapes, strict=True) if shape != self.sample_shape)
+            hint = "an operator has one size: give the files of one shape, and train once for each"
+            raise DataError(f"the files have {len(set(shapes))} shapes: {_counted(shapes, [path.name for path in paths])}", where=str(odd), hint=hint)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -191,6 +193,13 @@ def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | 
     return JoinedStack([_one_file(path, key or default_key(path, pictures, part)) for path in paths])
 
 
+def _counted(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> str:
+    """Up to five shapes, the most frequent first, with how many have each and the name of the first of them."""
+    found = Counter(shapes)
+    told = [f"{count} of {shape} ({names[shapes.index(shape)]}{', …' if count > 1 else ''})" for shape, count in found.most_common(5)]
+    return ", ".join(told) + (f" and {len(found) - len(told)} more shapes" if len(found) > len(told) else "")
+
+
 def _one_file(path: Path, key: str | None) -> ArrayStack | RowStack:
     """The array of one file, its leading axis as samples. Raises DataError where it has no such axis, or no sample."""
     reader = readers.reader_of(path)
@@ -229,18 +238,23 @@ def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndar
 
 
 def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack:
-    """Images made grey, resized and cropped as the source says. Raises DataError, naming two, where they do not end with one shape."""
+    """Images made grey, resized and cropped as the source says. Raises DataError, listing the shapes, where they do not end with one."""
     made: list[np.ndarray] = []
     names: list[str] = []
     groups: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     for name, group, image in loaded:
         image = images.to_grey(image) if source.grey else image
         image = image if source.resize is None else images.resize(image, source.resize)
         for part in [image] if source.crop is None else images.crops(image, source.crop, source.crops_per_image, seed, name):
-            if made and part.shape != made[0].shape:
-                hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
-                raise DataError(f"shape {part.shape}, but {names[0]} has {made[0].shape}", where=name, hint=hint)
-            made.append(part)
             names.append(name)
             groups.append(group)
+            shapes.append(part.shape)
+            if part.shape == shapes[0]:  # what is refused below need not be kept
+                made.append(part)
+    if len(made) < len(shapes):
+        odd = next(name for name, shape in zip(names, shapes, strict=True) if shape != shapes[0])
+        hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
+        told = _counted(shapes, [Path(name).name for name in names])
+        raise DataError(f"the pictures have {len(set(shapes))} shapes: {told}", where=odd, hint=hint)
     return ArrayStack(np.stack(made), names, np.array(groups) if len(set(groups)) > 1 else None)

@@ -124,6 +124,7 @@ def _text(path: Path) -> str:
 def _validate(raw: dict[str, Any], document: Document, folder: Path | None, faults: list[Fault], needs_data: bool = True) -> Document:
     """Check, prune what is at fault, and check again until a spec stands; only the first faults of each place are reported."""
     raw, moved, clashes = _as_test_section(copy.deepcopy(raw))
+    _into_train(raw, moved, clashes)
     document = _with(document, moved=moved)
     found = list(clashes)
     for section in ("transforms", "losses", "test", "training"):
@@ -182,6 +183,19 @@ def _as_test_section(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[KeyPath,
         raw["test"] = {**test, target: value}
         moved["test", target] = source
     return raw, moved, clashes
+
+
+def _into_train(raw: dict[str, Any], moved: dict[KeyPath, KeyPath], clashes: list[tuple[KeyPath, str, str]]) -> None:
+    """`data.params` is short for `data.train.params`."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or "params" not in data or not isinstance(data.get("train"), dict):
+        return
+    given = data.pop("params")
+    if data["train"].get("params") is not None and given is not None:
+        clashes.append((("data", "params"), "data.train.params says the same", "leave one of them out; data.params is short for data.train.params"))
+    elif given is not None:
+        data["train"]["params"] = given
+        moved["data", "train", "params"] = ("data", "params")
 
 
 def _prune(raw: dict[str, Any], path: KeyPath) -> KeyPath:

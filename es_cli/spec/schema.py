@@ -13,7 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from es_cli.spec.component import ArrayFile, Component, PartField, TensorRef, Value, absolute, as_component, folder_of, shown
 
-__all__ = ["ArrayFile", "Component", "Data", "LossTerm", "Pair", "Source", "Spec", "TensorRef", "Test", "Training", "Transforms", "Value"]
+__all__ = ["FROM_DATA", "ArrayFile", "Component", "Data", "LossTerm", "Pair", "Source", "Spec", "TensorRef", "Test", "Training", "Transforms", "Value"]
+
+FROM_DATA = "from-data"  # the mask is read off the zeros of the measurements
 
 
 def _whole(raw: Any) -> Any:
@@ -96,11 +98,33 @@ class Source(Section):
         return self
 
 
+def _parameter(raw: Any, info: ValidationInfo) -> Any:
+    """FILE is {file: FILE}."""
+    if raw == FROM_DATA or isinstance(raw, ArrayFile):
+        return raw
+    given = {"file": raw} if isinstance(raw, str) and raw else raw
+    texts = isinstance(given, dict) and all(isinstance(value, str) and value for key, value in given.items() if value is not None or key == "file")
+    if not texts or "file" not in given or not set(given) <= {"file", "key"}:
+        raise ValueError(f"wanted a file of arrays, or {{file: FILE, key: NAME}}, got {shown(raw)}; such as masks.npy, with one array for each sample")
+    return ArrayFile(file=absolute(given["file"], folder_of(info)), key=given.get("key"))
+
+
+def _mapping(raw: Any) -> Any:
+    if raw is not None and not isinstance(raw, dict):
+        raise ValueError(f"wanted parameters by name, got {shown(raw)}; such as {{mask: masks.npy}}")
+    return raw or {}
+
+
+SampleParameter = Annotated[ArrayFile | Literal["from-data"], BeforeValidator(_parameter)]
+SampleParameters = Annotated[dict[str, SampleParameter], BeforeValidator(_mapping)]
+
+
 class Pair(Section):
-    """Measurements, images, or both of the same samples."""
+    """Measurements, images, or both of the same samples; and the operator's parameters where each sample has its own."""
 
     measurements: Source | None = Field(default=None, description="what was measured: a file, or {file: …, key: …}")
     images: Source | None = Field(default=None, description="images: ground truth beside measurements, else what is simulated from")
+    params: SampleParameters = Field(default={}, description="operator parameters of each sample, leading axis as y: {mask: FILE}")
 
     @model_validator(mode="before")
     @classmethod

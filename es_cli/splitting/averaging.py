@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deepinv.physics import GaussianNoise
 from torch import Tensor
 
 from es_cli.splitting.consistency import Consistency, feed_each
 from es_cli.splitting.group import IDENTITY, Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
-from es_cli.splitting.virtual import split_operator, virtual_operator, with_mask, with_noise
+from es_cli.splitting.parameters import for_copies
+from es_cli.splitting.virtual import split_operator, virtual_operator
 from es_cli.streams import stream_seed
 
 
@@ -91,17 +91,5 @@ def _fed(consistency: Consistency | None, y: Tensor, noise: Any, seed: int) -> T
 def _sum_over(network: Any, copies: Tensor, batch: int, physics: Any, elements: Sequence[Element], orthogonal: bool) -> Tensor:
     """Σ_g T_g f(y, A T_g) over `elements`, in one pass through the network; `copies` holds what each element is fed, one batch after another."""
     g = Batch(elements, run=batch)
-    x = g.act(network(copies, virtual_operator(_repeated(physics, batch, len(elements)), g, orthogonal)))
+    x = g.act(network(copies, virtual_operator(for_copies(physics, len(elements)), g, orthogonal)))
     return x.view(len(elements), batch, *x.shape[1:]).sum(0)
-
-
-def _repeated(physics: Any, batch: int, copies: int) -> Any:
-    """`physics` for `copies` copies of a batch: masks and σ that differ from sample to sample are repeated with the samples."""
-    if copies == 1 or batch == 1:
-        return physics
-    mask, noise = sampling_mask(physics), physics.noise_model
-    if mask is not None and len(mask) > 1:
-        physics = with_mask(physics, mask.repeat(copies, *[1] * (mask.ndim - 1)))
-    if isinstance(noise, GaussianNoise) and noise.sigma.numel() > 1:
-        physics = with_noise(physics, GaussianNoise(sigma=noise.sigma.flatten().repeat(copies)))
-    return physics

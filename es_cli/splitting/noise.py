@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from deepinv.physics import GammaNoise, GaussianNoise, PoissonGaussianNoise, PoissonNoise
+from deepinv.physics import GammaNoise, GaussianNoise, PoissonNoise
 from torch import Tensor
 
+LEVELS = ("sigma", "gain")  # in the units of the measurement
 RECORRUPTIBLE = (GaussianNoise, PoissonNoise, GammaNoise)
 
 
@@ -23,31 +25,27 @@ def level(value: Tensor, y: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (y.ndim - 1)) if value.ndim < y.ndim else value
 
 
-def rescaled(noise: Any, scale: Tensor | None) -> Any:
-    """The noise of y / scale, where `noise` is that of y; scale has shape (B,), None is 1. The original stays as it was.
+def with_buffers(module: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """A shallow copy of a module with other buffers; the module itself keeps its own."""
+    clone = copy.copy(module)
+    clone._buffers = {**module._buffers, **tensors}
+    clone._modules = dict(module._modules)
+    return clone
 
-    Only for noise that scales with the image; anything else is returned as it is.
+
+def rescaled(noise: Any, scale: Tensor | None) -> Any:
+    """The noise of y / scale, where `noise` is that of y: σ and gain divided by it; scale has shape (B,), None is 1.
+
+    The original stays as it was. Only for noise that scales with the image; other noise is returned as it is.
     """
-    if scale is None:
-        return noise
-    if isinstance(noise, GaussianNoise):
-        return GaussianNoise(sigma=noise.sigma / scale)
-    if isinstance(noise, PoissonNoise):
-        return PoissonNoise(gain=noise.gain / scale, normalize=bool(noise.normalize), clip_positive=noise.clip_positive)
-    if isinstance(noise, PoissonGaussianNoise):
-        return PoissonGaussianNoise(gain=noise.gain / scale, sigma=noise.sigma / scale, clip_positive=noise.clip_positive)
-    return noise
+    held = {name: value for name in LEVELS if isinstance(value := getattr(noise, name, None), Tensor)}
+    return noise if scale is None or not held else with_buffers(noise, {name: value / scale for name, value in held.items()})
 
 
 def noise_of_one(noise: Any, i: int, batch: int) -> Any:
     """The noise of sample `i` of a batch: `noise` itself where all samples share its levels."""
-    levels = dict(noise.named_buffers())
-    own = {name: value[i : i + 1] for name, value in levels.items() if value.ndim > 0 and batch > 1 and len(value) == batch}
-    if not own:
-        return noise
-    one = copy.copy(noise)
-    one._buffers = {**noise._buffers, **own}
-    return one
+    own = {name: value[i : i + 1] for name, value in noise.named_buffers() if value.ndim > 0 and batch > 1 and len(value) == batch}
+    return with_buffers(noise, own) if own else noise
 
 
 def recorrupt(y: Tensor, noise: Any, alpha: float, rng: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from es_cli.splitting.consistency import Consistency, Split, Unsure, feed_each
 from es_cli.splitting.group import Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
+from es_cli.splitting.parameters import of_one_sample
 from es_cli.splitting.virtual import split_operator, virtual_operator
 from es_cli.streams import generator, reseed, stream_seed
 
@@ -186,7 +187,7 @@ class Objective(nn.Module):
                 return term.held_out(Pass(self.network, physics, y, None, 0, scale), seeds)
         values = []
         for i, seed in enumerate(seeds):
-            values.append(self(y[i : i + 1], physics, seed, own_of(x, i), own_of(scale, i))[0])
+            values.append(self(y[i : i + 1], of_one_sample(physics, i), seed, own_of(x, i), own_of(scale, i))[0])
         return torch.stack(values)
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR
@@ -102,7 +101,8 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     per_epoch = math.ceil(len(train) / size)
     epoch, position = divmod(step - 1, per_epoch)
     order = _order(stream_seed(spec.seed, "order", epoch), len(train))
-    y, x, physics, scale = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
+    positions = order[position * size : (position + 1) * size].tolist()
+    y, x, physics, scale = experiment.reconstruction.batch(train, positions, device)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
@@ -120,19 +120,6 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
 def _order(seed: int, samples: int) -> Tensor:
     """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
     return torch.randperm(samples, generator=generator(seed))
-
-
-def _scaled_batch(
-    experiment: Experiment, data: Measurements, positions: list[int], device: torch.device
-) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
-    """A batch and the physics in the units in which the network works, and the scale of each sample, None where nothing is scaled."""
-    y, x = data.batch(positions, device)
-    made = experiment.reconstruction
-    scale = made.scaling.of(y, made.operator.physics)
-    y, physics = made.scaling.apply(scale, y, made.operator.physics)
-    if x is not None and scale is not None:
-        x = x / scale.view(-1, *[1] * (x.ndim - 1))
-    return y, x, physics, scale
 
 
 @torch.no_grad()
@@ -165,7 +152,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     size = spec.training.batch_size
     for start in range(0, len(data), size):
         positions = list(range(start, min(start + size, len(data))))
-        y, x, physics, scale = _scaled_batch(experiment, data, positions, device)
+        y, x, physics, scale = experiment.reconstruction.batch(data, positions, device)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
         losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale))
@@ -182,7 +169,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
 
 
 def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
-    y, x = data.batch(positions, device)
+    y, x, params = data.batch(positions, device)
     made = experiment.reconstruction
-    return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL), x)
+    return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL, params=params), x)
 

@@ -28,6 +28,7 @@ from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
+from es_cli.splitting.parameters import with_parameters
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
 from es_cli.training.folder import SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
@@ -123,6 +124,8 @@ class _Run:
         else:
             self._keep_test_data()
         progress, spec = self.state.progress, self.experiment.spec
+        for name in catalog.left_to_samples(spec.physics, spec.data.train) if spec.data is not None else ():
+            self.tell(Note(f"physics has no {name}: the checkpoint keeps that of the first sample, for measurements that come without --param {name}=FILE"))
         self.tell(
             Started(
                 self.folder,
@@ -180,6 +183,7 @@ class _Run:
             "shape": list(experiment.operator.measurement.shape),
             "image_shape": list(experiment.operator.image.shape),
             "complex": experiment.operator.image.pair,
+            "per_sample": sorted(experiment.train.params),
         }
         save_checkpoint(self.model, Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step}), tensors)
 
@@ -226,11 +230,11 @@ class _Run:
     def _panels(self, full: bool) -> dict[str, Any]:
         data, made = self.experiment.validation, self.experiment.reconstruction
         positions = list(range(min(PREVIEW_SAMPLES, len(data))))
-        y, x = data.batch(positions, self.device)
+        y, x, params = data.batch(positions, self.device)
         network = self.state.evaluated
         network.eval()
-        image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8)
-        panels = {"adjoint": made.operator.physics.A_adjoint(y), "reconstruction": image}
+        image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8, params=params)
+        panels = {"adjoint": with_parameters(made.operator.physics, params).A_adjoint(y), "reconstruction": image}
         if x is not None:
             panels["ground truth"] = x
         self.state.network.train()
@@ -256,12 +260,14 @@ class _Run:
         test, spec = self.experiment.test, self.experiment.spec
         if test is None or spec.data is None or spec.data.test is None or spec.data.test.measurements is not None:
             return
-        y, x = test.batch(range(len(test)))
+        y, x, params = test.batch(range(len(test)))
         folder = self.folder / "data"
         folder.mkdir(exist_ok=True)
         write_array(folder / "test_y.npy", y.numpy())
         if x is not None:
             write_array(folder / "test_x.npy", x.numpy())
+        for name, values in params.items():
+            write_array(folder / f"test_{name}.npy", values.numpy())
 
 
 @contextmanager

@@ -116,11 +116,12 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
         assert stack.names[1].endswith("1.npy")
 
 
-def test_arrays_of_two_shapes(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((4, 4)))
-    np.save(tmp_path / "b.npy", np.zeros((4, 5)))
+def test_arrays_of_several_shapes_are_refused_with_the_shapes(tmp_path: Path) -> None:
+    for number, width in enumerate([4, 5, 4, 6, 7, 8, 9, 10]):
+        np.save(tmp_path / f"{number}.npy", np.zeros((4, width)))
     message = str(refused(tmp_path))
-    assert "b.npy" in message and "(4, 5)" in message and "a.npy has (4, 4)" in message
+    assert "7 shapes: 2 of (4, 4) (0.npy, …), 1 of (4, 5) (1.npy)" in message
+    assert "(4, 8)" in message and "(4, 9)" not in message and "and 2 more shapes" in message
 
 
 @pytest.mark.parametrize("shape", [(), (7,)])
@@ -169,7 +170,7 @@ def test_pictures_of_two_sizes(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", 6, 8)
     save_picture(tmp_path / "b.png", 8, 6)
     error = refused(tmp_path, pictures=True)
-    assert "(1, 8, 6)" in str(error) and "a.png has (1, 6, 8)" in str(error) and "crop: 64 or resize: 64" in error.fault.hint
+    assert "b.png: the pictures have 2 shapes: 1 of (1, 6, 8) (a.png), 1 of (1, 8, 6) (b.png)" in str(error) and "crop: 64 or resize: 64" in error.fault.hint
     for options in [{"crop": 4}, {"resize": 4}]:
         assert opened(tmp_path, pictures=True, **options).sample_shape == (1, 4, 4)
 

@@ -1,0 +1,110 @@
+"""Operator parameters of samples: from a spec or a command line to what an operator takes; and the operator that a checkpoint keeps beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from es_cli import catalog
+from es_cli.data import readers
+from es_cli.data.layout import Layout
+from es_cli.data.measurements import SampleParameter, Samples
+from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_parameter
+from es_cli.data.stacks import open_stack
+from es_cli.errors import UsageError
+from es_cli.forward_operator import Operator, build_operator
+from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, TensorRef
+from es_cli.splitting.parameters import OF_PHYSICS, with_parameters
+
+
+def build_sampled_operator(part: Component, pair: Pair, sample: Samples, pictures: bool, seed: int) -> Operator:
+    """`build_operator`, also where the spec leaves out what each sample of `pair`, read as `sample`, has of its own.
+
+    An operator that cannot do without keeps the parameter of the first sample as its own: an Inpainting its mask, a MultiCoilMRI its coil maps.
+    """
+    missing = catalog.left_to_samples(part, pair)
+    if "mask" in missing:  # everything, until the mask of the first sample is known
+        part = Component(name=part.name, parameters={**part.parameters, "mask": 1.0})
+    operator = build_operator(part, sample, pictures, seed)
+    for name in missing:
+        operator = _with_own(operator, name, _first(operator, name, pair.params[name], sample))
+    return operator
+
+
+def parameters_of(operator: Operator) -> dict[str, Parameter]:
+    """The parameters of an operator that may differ from sample to sample, with the shape that each has."""
+    physics, pair = operator.physics, operator.measurement.pair
+    shapes = {name: tuple(getattr(physics, name).shape[1:]) for name in catalog.operator_parameters(operator.part) if name in OF_PHYSICS}
+    return {name: Parameter(name, shapes.get(name, ()), pair) for name in catalog.operator_parameters(operator.part)}
+
+
+def open_parameters(sources: Mapping[str, ArrayFile | str], operator: Operator, names: list[str]) -> dict[str, SampleParameter]:
+    """The parameters of a spec for the samples called `names`. Raises DataError where they do not fit the operator or the samples."""
+    known = parameters_of(operator)
+    return {
+        name: open_parameter(source, known[name], len(names)) if isinstance(source, ArrayFile) else OwnZeros(known[name], names)
+        for name, source in sources.items()
+    }
+
+
+def read_parameter(source: ArrayFile | str) -> np.ndarray | str:
+    """The array of a parameter as it lies in a file, a folder or a glob; from-data as it is. Raises DataError."""
+    if not isinstance(source, ArrayFile):
+        return source
+    path = Path(source.file)
+    if not path.is_dir() and path.suffix.lower() in readers.ARRAYS and "*" not in path.name:
+        return readers.open_array(path, source.key)
+    stack = open_stack(Source(file=source.file, key=source.key), pictures=False, seed=0)
+    return stack.read(range(len(stack)))
+
+
+def fit_parameters(given: Mapping[str, np.ndarray | str], operator: Operator, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Users' arrays, or from-data, as the operator takes them beside measurements y (n, …): (n or 1, …) each.
+
+    Raises UsageError for a name that the operator does not take, DataError for an array that does not fit.
+    """
+    legal, known = catalog.operator_parameters(operator.part), parameters_of(operator)
+    fitted = {}
+    for name, value in given.items():
+        where = f"parameter {name}"
+        if name not in legal:
+            raise UsageError(f"{catalog.described(operator.part)} takes no {name} for each sample", where=where, hint=catalog.wanted(name, legal))
+        if not isinstance(value, str):
+            fitted[name] = known[name].arrange(value, len(y), where)
+        elif name == "mask" and value == FROM_DATA:
+            fitted[name] = OwnZeros(known[name], [f"sample {i}" for i in range(len(y))]).read(np.arange(len(y)), y)
+        else:
+            raise UsageError(f"only a mask can be read off the data, and this is {name}", where=where, hint="give a file")
+    return fitted
+
+
+def _first(operator: Operator, name: str, source: ArrayFile | str, sample: Samples) -> torch.Tensor:
+    """The parameter of the first sample, (1, …)."""
+    parameter = parameters_of(operator)[name]
+    y, _ = operator.measurement.arrange(sample.read([0]), sample.names[0]) if source == FROM_DATA else (np.empty(0), None)
+    if not isinstance(source, ArrayFile):
+        return torch.from_numpy(OwnZeros(parameter, sample.names).read(np.zeros(1, int), y))
+    if name == "coil_maps":  # how many coils there are, only the file knows
+        parameter = replace(parameter, shape=(_coils(source, parameter), *parameter.shape[1:]))
+    stored: StoredParameter = open_parameter(source, parameter, len(sample))
+    return torch.from_numpy(stored.read(np.zeros(1, int), y))
+
+
+def _coils(source: ArrayFile, parameter: Parameter) -> int:
+    stack = open_stack(Source(file=source.file, key=source.key), pictures=False, seed=0)
+    shape = (len(stack), *stack.sample_shape)
+    return int(shape[-len(parameter.shape)]) if len(shape) >= len(parameter.shape) else parameter.shape[0]
+
+
+def _with_own(operator: Operator, name: str, value: torch.Tensor) -> Operator:
+    """`operator` with another parameter of its own, which a checkpoint keeps."""
+    physics = with_parameters(operator.physics, {name: value})
+    key = f"physics.{name}"
+    part = Component(name=operator.part.name, parameters={**operator.part.parameters, name: TensorRef(tensor=key)})
+    with torch.no_grad():
+        shape = tuple(physics.A(torch.zeros(1, *operator.image.shape)).shape[1:])
+    return Operator(physics, Layout(shape, operator.measurement.pair), operator.image, part, {**operator.arrays, key: value})
