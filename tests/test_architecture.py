@@ -21,7 +21,7 @@ FLOORS = [
     {"streams"},
     {"data", "splitting"},
     {"checkpoint", "building"},
-    {"forward_operator", "experiment"},
+    {"image_shape", "coil_maps", "forward_operator", "mask_generator", "experiment"},
     {"report"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics"},
