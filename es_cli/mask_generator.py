@@ -40,7 +40,7 @@ def build_splitter(part: Component | None, operator: Operator, seed: int, device
     given = part or default_part(physics)
     mask_shape = generator_shape(physics, shape)
     built, kept = Builder(seed=seed, device=device, context={"img_size": mask_shape}).build(given, PATH, "generator")
-    pixelwise = bool(getattr(built, "pixelwise", True))
+    pixelwise = getattr(built, "pixelwise", True) is not False
     if not pixelwise and isinstance(physics, (MRI, MultiCoilMRI)):
         what = "real and imaginary part of a point of k-space are measured together and cannot be split"
         raise SpecError([Fault(what, f"{PATH}.pixelwise", "leave pixelwise out")])
@@ -75,7 +75,8 @@ def _check_draw(splitter: Splitter, operator: Operator, wanted: tuple[int, ...])
         split = draw_split(splitter, (2, *shape), mask, seed=0).cpu()
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         text = " ".join(str(error).split())[:160] or type(error).__name__
-        raise SpecError([Fault(f"no split of measurements of shape {wanted} can be drawn: {text}", PATH, hint)]) from error
+        what = f"no split of measurements of shape {wanted} can be drawn: {text}"
+        raise SpecError([Fault(what, PATH, f"{hint}, and a split_ratio between 0 and 1")]) from error
     rest = (1 if mask is None else mask.cpu()) - split
     if not bool(rest.flatten(1).any(1).all()):
         lines = getattr(splitter.generator, "center_lines", 0)

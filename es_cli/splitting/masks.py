@@ -70,7 +70,7 @@ def draw_split(splitter: Any, shape: Sequence[int], mask: Tensor | None, seed: i
 def _taken_apart(splitter: Any, ndim: int) -> tuple[Any, tuple[int, ...]]:
     if isinstance(splitter, Splitter):
         return splitter.generator, splitter.axes
-    return splitter, split_axes(None, ndim, bool(getattr(splitter, "pixelwise", True)))
+    return splitter, split_axes(None, ndim, getattr(splitter, "pixelwise", True) is not False)
 
 
 def _sites(shape: Sequence[int], mask: Tensor | None, axes: Sequence[int], device: torch.device) -> Tensor:
@@ -101,7 +101,7 @@ def _shown_to(generator: Any, mask: Tensor | None, shape: Sequence[int]) -> Tens
     """The acquisition mask in the shape of the generator's own: coils, or the frames of a generator of still masks, left out."""
     if mask is None:
         return None
-    if len(generator.img_size) == len(shape) - 2 and len(shape) == 5:
+    if len(generator.img_size) == len(shape) - 2 and len(shape) >= 5:
         return mask.amax(2)
     return mask.expand(len(mask), *shape[1:])
 
@@ -109,7 +109,7 @@ def _shown_to(generator: Any, mask: Tensor | None, shape: Sequence[int]) -> Tens
 def _fitted(drawn: Tensor, shape: Sequence[int]) -> Tensor:
     """A drawn mask with singleton axes where the measurement has coils, frames or more channels. Raises SpecError."""
     found = tuple(drawn.shape[1:])
-    if drawn.ndim == 4 and len(shape) == 5:
+    if drawn.ndim == len(shape) - 1 and len(shape) >= 5:
         drawn = drawn.unsqueeze(2)
     if drawn.ndim > 2 and drawn.shape[1] != shape[1] and bool((drawn == drawn[:, :1]).all()):
         drawn = drawn[:, :1]

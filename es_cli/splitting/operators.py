@@ -73,7 +73,13 @@ def sampling_mask(physics: Any) -> Tensor | None:
         return None  # its mask is one of the image grid, and all ones
     if isinstance(physics, MultiCoilMRI):
         return physics.mask[:, :, None]
-    return physics.mask if _samples(physics) else None
+    if not _samples(physics):
+        return None
+    mask = physics.mask
+    if isinstance(physics, MRI) and physics.three_d and mask.ndim == 4:
+        return mask[:, None]  # deepinv takes the slices of a volume's mask for its channels
+    missing = len(physics.img_size) + 1 - mask.ndim if isinstance(physics, Inpainting) else 0
+    return mask[(None,) * missing] if missing > 0 else mask
 
 
 def split_operator(physics: Any, mask: Tensor, y: Tensor) -> Any:

@@ -148,6 +148,15 @@ def test_trap_9_split_mri_keeps_three_d(tmp_path):
     assert torch.allclose(first.A(x), mask * operator.physics.A(x), atol=1e-5)
 
 
+def test_trap_9_points_of_a_volume_are_split_each_for_itself(tmp_path):
+    """deepinv keeps the mask (1, D, H, W), as if the slices were channels."""
+    operator = made("MRI-3D", tmp_path)
+    assert sampling_mask(operator.physics).shape == (1, 1, 4, 8, 8)
+    mask = split_of(operator)[2]
+    given, measured = mask[:, 0], sampling_mask(operator.physics)[:, 0].expand(2, 4, 8, 8)
+    assert given.flatten(1).sum(1).tolist() == [int(0.9 * float(one.sum())) for one in measured]
+
+
 def test_trap_10_singular_values_are_no_sampling_mask(tmp_path):
     blur = made("BlurFFT", tmp_path).physics
     assert isinstance(blur, BlurFFT) and sampling_mask(blur) is None
