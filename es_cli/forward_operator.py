@@ -52,7 +52,7 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
     cls = _physics_class(part)
     size = image_shape(part, cls, sample, pictures)
     builder = Builder(seed=seed, context=_context(cls, part, size))
-    if "mask" in part.parameters and issubclass(cls, (Inpainting, MRI, MultiCoilMRI)):
+    if "mask" in part.parameters and issubclass(cls, (Inpainting, MRI, MultiCoilMRI)) and not issubclass(cls, SequentialMRI):
         part = _hold(builder, part, "mask", _sampling_mask(part, cls, size, sample, seed))
     if isinstance(part.parameters.get("coil_maps"), (str, ArrayFile)):
         part = _hold(builder, part, "coil_maps", _coil_maps(part, builder.arrays.get("physics.mask"), sample, pictures))
@@ -143,7 +143,7 @@ def as_samples(stack: Samples, part: Component, pictures: bool = False) -> Sampl
 def _sampling_mask(part: Component, cls: type, size: tuple[int, ...], sample: Samples, seed: int) -> Tensor:
     """The 0/1 mask of a sampling operator, read, drawn or seen in the data: shape of the image for Inpainting, (H, W) for MRI."""
     given = part.parameters["mask"]
-    wanted = _mask_shape(cls, size, sample) if is_pair(cls) else size
+    wanted = size[1:] if is_pair(cls) else size
     if isinstance(given, (int, float)) and not isinstance(given, bool):
         pixelwise = bool(part.parameters.get("pixelwise", True))
         return bernoulli_mask(given, wanted if issubclass(cls, Inpainting) else (1, *wanted), pixelwise, stream_seed(seed, "physics.mask"))
@@ -157,11 +157,6 @@ def _sampling_mask(part: Component, cls: type, size: tuple[int, ...], sample: Sa
         builder = Builder(seed=seed, context={"img_size": size})
         mask, where = builder.build(Component(name=part.name, parameters={"mask": given, "img_size": wanted}), "physics", "physics")[0].mask, ""
     return _fit_mask(mask, wanted, where)
-
-
-def _mask_shape(cls: type, size: tuple[int, ...], sample: Samples) -> tuple[int, ...]:
-    """The shape of the mask of an MRI: that of the image, with the frames before it where one image is seen in several."""
-    return (*sample.sample_shape[-3:-2], *size[1:]) if issubclass(cls, SequentialMRI) else size[1:]
 
 
 def _kspace(sample: Samples) -> Layout:

@@ -11,7 +11,7 @@ from es_cli.spec.schema import Pair, Spec
 
 Found = list[tuple[str, str, str]]
 
-HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI", "SequentialMRI")
+HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI")
 # operators that deepinv draws at random when they are built, and the parameters that fix them; () where nothing does
 DRAWN: dict[str, tuple[str, ...]] = {
     "CompressedSensing": (),
