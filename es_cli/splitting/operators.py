@@ -65,7 +65,7 @@ class MaskedOperator(LinearPhysics):
 def sampling_mask(physics: Any) -> Tensor | None:
     """The 0/1 mask of what `physics` measures, (1 or B, …), broadcastable to y: of size 1 along the coils, which share it. None: everything.
 
-    `physics.mask` alone will not do: in BlurFFT and others it holds singular values (METHOD.md trap 10).
+    `physics.mask` alone will not do: in BlurFFT and others it holds singular values.
     """
     if isinstance(physics, ComposedPhysics):
         return sampling_mask(physics.physics_list[-1])

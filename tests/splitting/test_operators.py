@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from deepinv.loss import SplittingLoss
+from deepinv.models import ArtifactRemoval
 from deepinv.physics import MRI, BlurFFT, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI
 from deepinv.physics.generator import GaussianMaskGenerator
-from operators import OPERATORS, made, random
+from operators import MASK, OPERATORS, made, random
 from properties import assert_adjoint, assert_proximal
 
-from es_cli.forward_operator import rebuild_operator
+from es_cli.data.stacks import ArrayStack
+from es_cli.forward_operator import build_operator, rebuild_operator
 from es_cli.mask_generator import build_splitter
+from es_cli.spec.component import as_component
+from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.group import Batch, named_group
 from es_cli.splitting.masks import draw_split
 from es_cli.splitting.operators import MaskedOperator, sampling_mask, split_operator, with_mask, with_noise
+from es_cli.splitting.sensing import SensingMatrix
 from es_cli.splitting.virtual import VirtualOperator
 
 CLOSED = [name for name in OPERATORS if name.split("-")[0] in {"Inpainting", "Demosaicing", "Denoising", "MRI", "DynamicMRI", "CompressedSensing", "SensingMatrix", "SinglePixelCamera"}]
@@ -103,8 +109,6 @@ def test_pseudoinverse_of_split_compressed_sensing_is_that_of_its_dense_matrix(n
 
 
 def test_dependent_rows_of_a_matrix_do_not_break_its_pseudoinverse():
-    from es_cli.splitting.sensing import SensingMatrix
-
     rows = random((4,), batch=3)
     physics = SensingMatrix(torch.cat([rows, rows]), (1, 2, 2))
     x = random((1, 2, 2))
@@ -114,8 +118,6 @@ def test_dependent_rows_of_a_matrix_do_not_break_its_pseudoinverse():
 
 
 def test_one_gamma_for_each_sample():
-    from es_cli.splitting.sensing import SensingMatrix
-
     physics, z = SensingMatrix(random((16,), batch=5), (1, 4, 4)), random((1, 4, 4), seed=1)
     y, gammas = physics.A(random((1, 4, 4))), torch.tensor([0.5, 3.0])
     mask = (random((5,), seed=2) > 0).float()
@@ -165,12 +167,13 @@ def test_trap_10_singular_values_are_no_sampling_mask(tmp_path):
     assert sampling_mask(made("SinglePixelCamera-random", tmp_path).physics) is None
 
 
-def test_trap_10_boolean_masks_of_a_file_become_numbers(tmp_path):
-    physics = Inpainting((1, 4, 4), mask=torch.ones(1, 4, 4, dtype=torch.bool))
-    from es_cli.spec.component import as_component
-
-    assert made("Inpainting", tmp_path).physics.mask.dtype == torch.float32
-    assert physics.mask.dtype == torch.bool and as_component("MRI").name == "MRI"
+def test_trap_10_boolean_masks_become_numbers(tmp_path):
+    """They crash in deepinv's `1 - mask`."""
+    np.save(tmp_path / "mask.npy", MASK > 0)
+    part = as_component({"name": "MRI", "mask": {"file": str(tmp_path / "mask.npy")}})
+    operator = build_operator(part, ArrayStack(np.zeros((1, 2, 16, 16), np.float32), ["x"]), pictures=True, seed=0)
+    rest = split_of(operator)[3]
+    assert rest.dtype == operator.physics.mask.dtype == torch.float32 and rest.any()
 
 
 @pytest.mark.parametrize("name", ["MultiCoilMRI", "MultiCoilMRI-3D"])
@@ -219,6 +222,28 @@ def test_trap_16_updating_a_split_leaves_the_operator_as_it_was(name, tmp_path):
     assert not virtual.mask.any() and mask.any()
     assert float(operator.physics.noise_model.sigma) == pytest.approx(0.1)
     assert sampling_mask(operator.physics) is None or sampling_mask(operator.physics).any()
+
+
+def test_trap_16_a_split_of_one_batch_does_not_go_stale_for_the_next(tmp_path):
+    operator = made("MultiCoilMRI", tmp_path)
+    for batch in (3, 2):
+        y = operator.physics.A(random(operator.image.shape, batch=batch))
+        full = sampling_mask(operator.physics)
+        split = split_operator(operator.physics, full.expand_as(y), y)
+        assert torch.allclose(split.A_adjoint(y), operator.physics.A_adjoint(y), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_average_over_splits_and_group_does_not_depend_on_the_memory_it_takes(name, tmp_path):
+    operator = made(name, tmp_path)
+    splitter, _ = build_splitter(None, operator, 0, torch.device("cpu"))
+    group = named_group("reflections", operator.image.shape)
+    y = operator.physics.A(random(operator.image.shape))
+    network = ArtifactRemoval(torch.nn.Identity())
+    network.backbone_net.forward = lambda x, sigma=None: torch.tanh(x.flip(-1)) + x
+    rule = TestRule(2, tuple(group.elements()))
+    whole, thrifty = (average(network, y, operator.physics, rule, group, splitter, max_batch=size) for size in (64, 1))
+    assert torch.allclose(whole, thrifty, atol=1e-4)
 
 
 def test_updating_a_virtual_operator_leaves_its_split_as_it_was():
