@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from operators import IMAGE, OPERATORS, VOLUME, physics_part, save_arrays
+from operators import IMAGE, OPERATORS, VOLUME, made, physics_part, random, save_arrays
 from problems import network, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint
+from es_cli.data.stacks import ArrayStack
 from es_cli.errors import DataError, SpecError
 from es_cli.evaluate import evaluate
+from es_cli.experiment import build_experiment
+from es_cli.forward_operator import build_operator
 from es_cli.reconstruct import Reconstructor
+from es_cli.spec.component import as_component
 from es_cli.training.run import train
+from es_cli.training.runtime import resolve_device
 
 TINY = {"steps": 2, "batch_size": 3, "optimizer": {"name": "AdamW", "lr": 0.001}, "validate_every": 2, "preview": False}
 
@@ -45,8 +50,8 @@ def test_from_images_to_a_reconstruction_by_the_checkpoint_alone(name, tmp_path)
     for file in tmp_path.glob("*.npy"):
         file.unlink()
     y = np.load(checkpoint.parent / "data" / "test_y.npy")
-    made = Reconstructor.load(checkpoint, "cpu").reconstruct(y)
-    assert made.shape == (8, *shape) and np.isfinite(made).all()
+    x = Reconstructor.load(checkpoint, "cpu").reconstruct(y)
+    assert x.shape == (8, *shape) and np.isfinite(x).all()
     assert np.isfinite(evaluate(checkpoint, metrics=["PSNR"]).values["pseudoinverse"]["PSNR"]).all()
 
 
@@ -61,8 +66,6 @@ FROM_MEASUREMENTS = {
 def measured(name, tmp_path):
     """Measurements (8, …) of an operator, on disk as y.npy."""
     save_arrays(tmp_path)
-    from operators import made, random
-
     operator = made(name, tmp_path)
     y = operator.physics.A(random(OPERATORS[name][1], batch=8)).numpy()
     np.save(tmp_path / "y.npy", y)
@@ -71,9 +74,6 @@ def measured(name, tmp_path):
 
 @pytest.mark.parametrize("name", FROM_MEASUREMENTS)
 def test_from_measurements_alone(name, tmp_path):
-    from es_cli.experiment import build_experiment
-    from es_cli.training.runtime import resolve_device
-
     operator, y = measured(name, tmp_path)
     part = physics_part(name, tmp_path) | FROM_MEASUREMENTS[name]
     if "mask" in part:
@@ -238,3 +238,16 @@ def test_one_sample_without_a_sample_axis_is_one_sample(shape, tmp_path):
     preview = {**TINY, "preview": shape == VOLUME}
     checkpoint = trained(spec_of(tmp_path, physics_part(name, tmp_path), {"train": {"measurements": "y.npy"}}, shape, training=preview))
     assert checkpoint.is_file() and (checkpoint.parent / "previews").is_dir() == (shape == VOLUME)
+
+
+@pytest.mark.parametrize("name", ["Inpainting", "MRI", "MRI-3D", "MultiCoilMRI", "MultiCoilMRI-3D", "DynamicMRI"])
+@pytest.mark.parametrize("mask", [0.5, {"name": "GaussianMaskGenerator", "acceleration": 2}], ids=["ratio", "generator"])
+def test_a_mask_that_is_drawn_is_drawn_once_and_shared_by_coils_and_channels(name, mask, tmp_path):
+    save_arrays(tmp_path)
+    shape = OPERATORS[name][1]
+    stack = ArrayStack(np.zeros((1, *shape), np.float32), ["x"])
+    part = as_component(physics_part(name, tmp_path) | {"mask": mask})
+    one, same, other = (build_operator(part, stack, True, seed).physics.mask for seed in (0, 0, 1))
+    kept = one.float().mean()
+    assert one.equal(same) and not one.equal(other) and 0.25 < kept < 0.75
+    assert one.shape[-2:] == shape[-2:] and set(one.unique().tolist()) == {0, 1}
