@@ -82,7 +82,8 @@ class Builder:
                 return self._collect(self._draw(built, name, path), path)
             return built, kept
         if isinstance(value, ArrayFile):
-            return self._collect(as_tensor(readers.open_array(Path(value.file), value.key)), path)
+            array = as_tensor(readers.open_array(Path(value.file), value.key))
+            return self._collect(array[None, None] if name == "filter" and array.ndim == 2 else array, path)
         if isinstance(value, TensorRef):
             if value.tensor not in self.arrays:
                 raise SpecError([Fault(f"the array {value.tensor} is missing", path, "the checkpoint is not complete")])
@@ -91,6 +92,8 @@ class Builder:
             pairs = [self._value(v, f"{path}.{i}", kind, name) for i, v in enumerate(value)]
             built_list = [built for built, _ in pairs]
             return (tuple(built_list) if name == "img_size" else built_list), tuple(kept for _, kept in pairs)
+        if isinstance(value, dict):
+            return dict(value), value  # deepinv writes its defaults into what it is given
         return value, value
 
     def _draw(self, part: Any, name: str, path: str) -> Tensor:
@@ -99,7 +102,7 @@ class Builder:
         drawn = part.step(batch_size=1)
         if name not in drawn:
             raise SpecError([Fault(f"this generator draws {', '.join(drawn)}, not {name}", path)])
-        return drawn[name][0]
+        return drawn[name] if name == "filter" else drawn[name][0]  # filters of deepinv are (1, C, h, w)
 
     def _collect(self, array: Tensor, path: str) -> tuple[Tensor, TensorRef]:
         self.resolved[path] = array
@@ -145,4 +148,6 @@ def _writable(value: Any) -> bool:
     """Whether a value can stand in a resolved spec; live objects of the context (an optimizer, parameters) cannot."""
     if isinstance(value, (list, tuple)):
         return all(_writable(v) for v in value)
+    if isinstance(value, dict):
+        return all(_writable(v) for v in value.values())
     return value is None or isinstance(value, (bool, int, float, str, Component, TensorRef))

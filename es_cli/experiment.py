@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,18 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from deepinv.loss import Loss, SupLoss
-from deepinv.physics import (
-    MRI,
-    GammaNoise,
-    GaussianNoise,
-    Inpainting,
-    LinearPhysics,
-    MultiCoilMRI,
-    PoissonGaussianNoise,
-    PoissonNoise,
-    ZeroNoise,
-)
-from deepinv.physics.generator import BernoulliSplittingMaskGenerator
+from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from deepinv.transform import Identity, Reflect, Rotate, Shift
 from torch import Tensor, nn
 
@@ -33,12 +23,14 @@ from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples
+from es_cli.mask_generator import build_splitter
 from es_cli.parameters import build_sampled_operator, open_parameters
 from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
+from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
 from es_cli.splitting.parameters import with_parameters
@@ -85,7 +77,7 @@ class Reconstruction:
     scaling: Scaling
     group: Group
     rule: TestRule
-    splitter: Any
+    splitter: Splitter | None
     consistency: Consistency | None
     seed: int
 
@@ -146,7 +138,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train
     pictures = source.measurements is None
-    stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics)
+    stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
     train = _measurements(source, operator, spec.seed, "train", stack)
@@ -209,14 +201,14 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
     """The samples of one part of the data; measured once from images, with one operator and one noise draw each, where only images are given."""
     part = operator.part
     if pair.measurements is None:
-        images = opened or as_samples(_open(pair.images, True, seed, purpose), part)
+        images = opened or as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
         x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
         params = open_parameters(pair.params, operator, x.names)
         y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
     y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
-    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part)
+    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
     params = open_parameters(pair.params, operator, y_stack.names)
@@ -239,7 +231,7 @@ def _as_images(stack: Samples, layout: Layout) -> np.ndarray:
     """All images of a stack, float32 (n, *layout.shape); real pictures get a zero imaginary part where the operator measures complex ones."""
     raw = stack.read(range(len(stack)))
     if layout.pair and not np.iscomplexobj(raw) and raw.shape[1:] != layout.shape:
-        grey = raw.reshape(len(raw), *raw.shape[-2:]) if raw.size == len(raw) * raw.shape[-1] * raw.shape[-2] else None
+        grey = raw.reshape(len(raw), *layout.shape[1:]) if raw.size == len(raw) * math.prod(layout.shape[1:]) else None
         if grey is None:
             raise DataError(f"pictures of shape {raw.shape[1:]} for complex images", where=stack.names[0], hint="add grey: true to data.train.images")
         raw = grey.astype(np.complex64)
@@ -287,18 +279,10 @@ def _exact(transform: Any) -> bool:
     return isinstance(transform, (Identity, Reflect, Shift)) or (isinstance(transform, Rotate) and transform.multiples % 90 == 0)
 
 
-def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Any, Component | None]:
-    """The mask generator of the spec; deepinv's default, Bernoulli with 0.9 of the pixels, where equivariant splitting is asked for without one."""
-    part = spec.mask_generator
-    if part is None:
-        if not any(term.loss.name == EQUIVARIANT_SPLITTING for term in spec.losses) and not spec.test.splits:
-            return None, None
-        part = Component(name=BernoulliSplittingMaskGenerator.__name__, parameters={"split_ratio": 0.9, "pixelwise": True})
-    shape = operator.measurement.shape
-    built, kept = Builder(seed=spec.seed, device=device, context={"img_size": shape}).build(part, "mask_generator", "generator")
-    if isinstance(operator.physics, (MRI, Inpainting)) and tuple(getattr(built, "img_size", shape))[-2:] != shape[-2:]:
-        raise SpecError([Fault(f"splits of shape {tuple(built.img_size)} for measurements of shape {shape}", "mask_generator.img_size", f"leave img_size out, or give {list(shape)}")])
-    return built, kept
+def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Splitter | None, Component | None]:
+    """The splits of the spec; None where nothing asks for any."""
+    asked = spec.mask_generator is not None or spec.test.splits or any(term.loss.name == EQUIVARIANT_SPLITTING for term in spec.losses)
+    return build_splitter(spec.mask_generator, operator, spec.seed, device) if asked else (None, None)
 
 
 def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
@@ -341,7 +325,7 @@ def _equivariant_splitting(part: Component, path: str, made: Reconstruction, bui
 
 def _library_loss(part: Component, path: str, spec: Spec, made: Reconstruction, builder: Builder) -> tuple[LibraryLoss, Component]:
     """Any other loss; the spec's mask generator and transforms go wherever its signature wants them."""
-    context = {"mask_generator": made.splitter, "transform": _library_transform(spec, made.group)}
+    context = {"mask_generator": made.splitter and made.splitter.generator, "transform": _library_transform(spec, made.group)}
     filled = Builder(seed=spec.seed, device=builder.device, context={key: value for key, value in context.items() if value is not None})
     loss, kept = filled.build(part, path, "loss")
     adapts = type(loss).adapt_model is not Loss.adapt_model

@@ -93,8 +93,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
-    """An image (C, H, W) as matplotlib takes it: (H, W), or (H, W, 3) for colour; what is not finite is 0."""
+    """An image (C, H, W) as matplotlib takes it: (H, W), or (H, W, 3) for colour; what is not finite is 0. Of a volume, the middle slice."""
     image = np.nan_to_num(np.asarray(image, np.float32), nan=0, posinf=0, neginf=0)
+    image = image[:, image.shape[1] // 2] if image.ndim == 4 else image
     if image.shape[0] == 2:
         return np.asarray(np.hypot(image[0], image[1]))
     return image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0]

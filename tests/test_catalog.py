@@ -103,7 +103,7 @@ def test_meanings_and_defaults_come_from_deepinv() -> None:
 def test_own_components_are_listed() -> None:
     entry = find("LineSplittingMaskGenerator")
     assert entry is not None
-    assert (entry.kind, entry.origin, entry.module) == ("generator", "es", "es_cli.splitting.masks")
+    assert (entry.kind, entry.origin, entry.module) == ("generator", "es", "es_cli.splitting.generators")
     assert parameter("LineSplittingMaskGenerator", "generator", "split_ratio").default == 0.8
 
 

@@ -10,7 +10,7 @@ from es_cli.spec.schema import FROM_DATA, Pair, Spec
 
 Found = list[tuple[str, str, str]]
 
-HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI", "SequentialMRI")
+HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI")
 # operators that deepinv draws at random when they are built, and the parameters that fix them; () where nothing does
 DRAWN: dict[str, tuple[str, ...]] = {
     "CompressedSensing": (),
@@ -19,6 +19,10 @@ DRAWN: dict[str, tuple[str, ...]] = {
     "StructuredRandom": ("diagonals",),
     "HyperSpectralUnmixing": ("M",),
     "CompressiveSpectralImaging": ("mask",),
+}
+INSTEAD = {
+    "CompressedSensing": "use SensingMatrix with matrix: {file: PATH}",
+    "SinglePixelCamera": "use SensingMatrix with matrix: {file: PATH}, or fast: true",
 }
 
 
@@ -50,6 +54,8 @@ def _drawn_operator(spec: Spec) -> Found:
     name = spec.physics.name
     if name in HAS_SAMPLING_MASK:
         hint = "give {file: mask.npy}, or from-data to read the mask off the zeros"
+    elif name in INSTEAD:
+        hint = INSTEAD[name]
     else:
         hint = "name images to simulate from" if DRAWN.get(name) == () else "give the array as {file: PATH}"
     return [
@@ -70,7 +76,11 @@ def _draws(part: Component, path: str) -> list[tuple[str, str]]:
         elif name == "coil_maps" and isinstance(value, int) and not isinstance(value, bool):
             found.append((below, f"a set of {value} coil maps"))
     fixed = DRAWN.get(part.name)
-    if fixed is not None and not any(part.parameters.get(name) is not None for name in fixed):
+    if part.name == "SinglePixelCamera":  # its patterns are those of Hadamard unless it is told otherwise
+        drawn = part.parameters.get("fast") is False
+    else:
+        drawn = fixed is not None and not any(part.parameters.get(name) is not None for name in fixed)
+    if drawn:
         found.append((path, f"the operator of {part.name}"))
     return found
 

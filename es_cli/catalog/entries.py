@@ -16,7 +16,7 @@ from es_cli.spec.wording import did_you_mean
 
 KINDS = ("physics", "noise", "generator", "transform", "loss", "metric", "model", "optimizer", "scheduler")
 # filled in by what is known when the part is built, and so never missing
-CONTEXT_PARAMETERS = frozenset({"img_size", "device", "rng", "dtype", "params", "optimizer", "T_max", "total_steps"})
+CONTEXT_PARAMETERS = frozenset({"img_size", "img_width", "device", "rng", "dtype", "params", "optimizer", "T_max", "total_steps"})
 
 
 @dataclass(frozen=True)

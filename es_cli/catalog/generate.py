@@ -32,7 +32,12 @@ PLACES = (
     ("torch.optim.lr_scheduler", ("scheduler",)),
 )
 OWN = (
-    ("es_cli.splitting.masks", "LineSplittingMaskGenerator", "generator"),
+    ("es_cli.splitting.generators", "AngleSplittingMaskGenerator", "generator"),
+    ("es_cli.splitting.generators", "LineSplittingMaskGenerator", "generator"),
+    ("es_cli.splitting.composed", "ComposedLinearPhysics", "physics"),
+    ("es_cli.splitting.sensing", "CompressedSensing", "physics"),
+    ("es_cli.splitting.sensing", "SensingMatrix", "physics"),
+    ("es_cli.splitting.tomography", "Tomography", "physics"),
     ("es_cli.splitting.unrolled", "DataConsistentMoDL", "model"),
 )
 # words of annotations and docstrings → what YAML may hold

@@ -21,7 +21,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape (C, …, H, W) of one sample as the operator sees it; `pair` where its two channels are real and imaginary part."""
+    """The shape (C, …, H, W) or (m,) of one sample as the operator sees it; `pair` where its two channels are real and imaginary part."""
 
     shape: tuple[int, ...]
     pair: bool
@@ -58,6 +58,8 @@ class Layout:
     def _forms(self, is_complex: bool) -> list[tuple[int, ...]]:
         if is_complex:
             return [self.shape[1:], (1, *self.shape[1:])] if self.pair else []
+        if len(self.shape) == 1:  # a vector, which may lie on disk with a channel axis
+            return [self.shape, (1, *self.shape)]
         return [self.shape, self.shape[1:]] if self.shape[0] == 1 else [self.shape]
 
     def _channels(self, samples: np.ndarray) -> np.ndarray:
@@ -68,8 +70,10 @@ class Layout:
         return np.array(samples, dtype=np.float32, order="C").reshape(len(samples), *self.shape)
 
 
-def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, where: str) -> Layout:
-    """The layout of an operator that takes its size from the data, from the shape of one sample as it lies on disk.
+def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, where: str, rank: int = 2) -> Layout:
+    """The layout of images that an operator takes its size from, from the shape of one as it lies, or would lie, on disk.
+
+    `rank` is the number of axes beside the channels: 3 for volumes and for frames.
 
     Raises DataError where the rank, or the number of channels, cannot be that of an image.
     """
@@ -77,10 +81,12 @@ def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, wher
     if is_complex and not pair:
         raise DataError("complex array, but this operator measures real images", where=where, hint="give the real part, or use an MRI")
     if pair:
-        full = (2, *shape) if is_complex and len(shape) == 2 else (2, *shape[1:]) if is_complex else shape
-        if len(full) < 3 or full[0] != 2:
+        bare = shape if len(shape) == rank else shape[1:]
+        full = (2, *bare) if is_complex else shape
+        if len(full) != rank + 1 or full[0] != 2 or (is_complex and len(shape) > rank and shape[0] != 1):
+            kind, axes = "complex" if is_complex else "real", "H, W" if rank == 2 else "D, H, W"
             raise DataError(
-                f"samples of shape {shape}, real", where=where, hint="wanted complex (H, W), or two channels (2, H, W): real and imaginary part"
+                f"samples of shape {shape}, {kind}", where=where, hint=f"wanted complex ({axes}), or two channels (2, {axes}): real and imaginary part"
             )
         return Layout(full, pair=True)
     if len(shape) == 2:

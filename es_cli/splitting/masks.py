@@ -2,128 +2,131 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deepinv.physics import MRI, DynamicMRI, Inpainting, MultiCoilMRI
-from deepinv.physics.generator import BernoulliSplittingMaskGenerator, PhysicsGenerator
+from deepinv.physics import MRI, ComposedPhysics, DynamicMRI, MultiCoilMRI, NonCartesianMRI, Tomography
+from deepinv.physics.generator import BernoulliSplittingMaskGenerator, MultiplicativeSplittingMaskGenerator
 from torch import Tensor
 
+from es_cli.errors import Fault, SpecError
+from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator, keep_fraction, ratios
+from es_cli.splitting.operators import MaskedOperator, sampling_mask
 from es_cli.streams import generator as new_generator
 from es_cli.streams import reseed
 
+__all__ = ["AngleSplittingMaskGenerator", "LineSplittingMaskGenerator", "Splitter", "draw_split", "sampling_mask", "split_axes"]
 
-def sampling_mask(physics: Any) -> Tensor | None:
-    """The 0/1 mask of what `physics` measures, shape (1 or B, C, …, H, W); None where it measures every entry.
 
-    `physics.mask` alone will not do: in BlurFFT and others it holds singular values.
+@dataclass(frozen=True)
+class Splitter:
+    """A mask generator, and the axes of a batch of measurements y (B, …) along which its splits vary."""
+
+    generator: Any
+    axes: tuple[int, ...]
+
+
+def split_axes(physics: Any, ndim: int, pixelwise: bool = True) -> tuple[int, ...]:
+    """The axes of y (B, …), `ndim` of them, along which a split varies; entries that differ on other axes only stay together.
+
+    Points of k-space for MRI, which real and imaginary part and all coils share; frames for dynamic MRI; angles for tomography; single
+    entries where y is a vector; else pixels, with all of their channels where `pixelwise`.
     """
-    if isinstance(physics, (Inpainting, MRI, MultiCoilMRI, DynamicMRI)):
-        return physics.mask
-    return None
+    if isinstance(physics, MaskedOperator):
+        return split_axes(physics.physics, ndim, pixelwise)
+    if isinstance(physics, ComposedPhysics):
+        return split_axes(physics.physics_list[-1], ndim, pixelwise)
+    if isinstance(physics, DynamicMRI):
+        return (2,)
+    if isinstance(physics, (Tomography, NonCartesianMRI)):
+        return (ndim - 1,)
+    if isinstance(physics, (MRI, MultiCoilMRI)):
+        return tuple(range(ndim - (3 if physics.three_d else 2), ndim))
+    return tuple(range(2 if pixelwise and ndim > 3 else 1, ndim))
 
 
 def draw_split(splitter: Any, shape: Sequence[int], mask: Tensor | None, seed: int) -> Tensor:
     """A random M₁ of `shape` (B, …), 0/1 float32, zero where `mask` is; the same seed draws the same split.
 
-    Neither side is empty where a sample has two entries to split, if `splitter` is Bernoulli or splits lines. Others may draw an empty
-    side, which then weighs nothing in the objective.
+    `splitter` is a Splitter, or a mask generator, which then splits pixels. `mask` broadcasts to `shape`, and None stands for ones.
+    Neither side is empty where a sample has two sites to split. Raises SpecError where the generator's masks do not fit `shape`.
     """
-    device = splitter.device
-    if type(splitter) is BernoulliSplittingMaskGenerator:
-        rng = new_generator(seed, device)
-        ratio = _ratios(splitter, shape[0], rng)
-        sites = _observed_sites(shape, mask, splitter.pixelwise, device)
-        kept = _keep_fraction(sites, ratio, rng).expand(shape)
-    elif isinstance(splitter, LineSplittingMaskGenerator):
-        kept = splitter.draw(shape, mask, new_generator(seed, device))
+    generator, axes = _taken_apart(splitter, len(shape))
+    rng = new_generator(seed, generator.device)
+    if type(generator) is BernoulliSplittingMaskGenerator:
+        kept = keep_fraction(_sites(shape, mask, axes, rng.device), ratios(generator, shape[0], rng), rng)
+    elif isinstance(generator, LineSplittingMaskGenerator):
+        kept = generator.draw(shape, mask, rng)
     else:
-        reseed(splitter, seed)
-        kept = splitter.step(shape[0], input_mask=mask)["mask"].expand(shape)
+        reseed(generator, seed)
+        drawn = _drawn(generator, shape, mask).expand(tuple(shape))
+        kept = _repaired(drawn, mask, _sites(shape, mask, axes, rng.device), rng)
+    kept = kept.expand(tuple(shape))
     return kept if mask is None else kept * mask
 
 
-class LineSplittingMaskGenerator(PhysicsGenerator):
-    """Split the acquired lines of a measurement, such as the phase-encoding lines of a Cartesian k-space.
-
-    :param tuple img_size: shape (C, H, W) of the mask.
-    :param float split_ratio: fraction of the acquired lines that the network is given.
-    :param bool random_split_ratio: draw that fraction for each sample, between min_split_ratio and max_split_ratio.
-    :param float min_split_ratio: smallest fraction drawn.
-    :param float max_split_ratio: largest fraction drawn.
-    :param int center_lines: number of central lines that are always given to the network (the autocalibration lines).
-    :param int dim: axis along which lines are counted; -1 for columns, -2 for rows.
-    """
-
-    def __init__(
-        self,
-        img_size: tuple[int, ...],
-        split_ratio: float = 0.8,
-        random_split_ratio: bool = False,
-        min_split_ratio: float = 0.5,
-        max_split_ratio: float = 1.0,
-        center_lines: int = 0,
-        dim: int = -1,
-        device: str | torch.device = "cpu",
-        rng: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(device=device, rng=rng)
-        self.img_size = img_size
-        self.split_ratio, self.random_split_ratio = split_ratio, random_split_ratio
-        self.min_split_ratio, self.max_split_ratio = min_split_ratio, max_split_ratio
-        self.center_lines, self.dim = center_lines, dim
-
-    def step(self, batch_size: int = 1, input_mask: Tensor | None = None, seed: int | None = None, **kwargs: Any) -> dict[str, Tensor]:
-        """A mask (batch_size, *img_size) under "mask", as deepinv's generators give it."""
-        self.rng_manual_seed(seed)
-        shape = (batch_size, *(self.img_size if input_mask is None else input_mask.shape[1:]))
-        drawn = self.draw(shape, input_mask, self.rng)
-        return {"mask": drawn if input_mask is None else drawn * input_mask}
-
-    def draw(self, shape: Sequence[int], mask: Tensor | None, rng: torch.Generator) -> Tensor:
-        """M₁ of `shape` before the acquisition mask is multiplied in."""
-        count = shape[self.dim]
-        lines = torch.ones(shape[0], count, dtype=torch.bool, device=self.device)
-        if mask is not None:
-            lines = mask.transpose(self.dim, -1).flatten(1, -2).amax(1).bool().expand(shape[0], count)
-        centre = torch.zeros(count, dtype=torch.bool, device=self.device)
-        first = (count - self.center_lines) // 2
-        centre[first : first + self.center_lines] = True
-        kept = _keep_fraction(lines & ~centre, _ratios(self, shape[0], rng), rng) + (lines & centre)
-        view = [1] * len(shape)
-        view[0], view[self.dim] = shape[0], count
-        return kept.view(view).expand(tuple(shape))
+def _taken_apart(splitter: Any, ndim: int) -> tuple[Any, tuple[int, ...]]:
+    if isinstance(splitter, Splitter):
+        return splitter.generator, splitter.axes
+    return splitter, split_axes(None, ndim, getattr(splitter, "pixelwise", True) is not False)
 
 
-def _ratios(splitter: Any, batch: int, rng: torch.Generator) -> Tensor:
-    """The fraction that each sample keeps, shape (B,)."""
-    if not splitter.random_split_ratio:
-        return torch.full((batch,), float(splitter.split_ratio), device=rng.device)
-    low, high = splitter.min_split_ratio, splitter.max_split_ratio
-    return low + (high - low) * torch.rand(batch, generator=rng, device=rng.device)
-
-
-def _observed_sites(shape: Sequence[int], mask: Tensor | None, pixelwise: bool, device: torch.device) -> Tensor:
-    """Which sites a split chooses from, bool (B, 1 or C, …): a site is a pixel with all of its channels where `pixelwise`."""
-    pixelwise = pixelwise and len(shape) > 2
-    sites = (shape[0], 1, *shape[2:]) if pixelwise else tuple(shape)
+def _sites(shape: Sequence[int], mask: Tensor | None, axes: Sequence[int], device: torch.device) -> Tensor:
+    """Which sites hold something measured: bool (B, …), of size 1 on the axes that a site spans."""
+    sites = tuple(n if axis == 0 or axis in axes else 1 for axis, n in enumerate(shape))
     if mask is None:
         return torch.ones(sites, dtype=torch.bool, device=device)
-    observed = mask.amax(1, keepdim=True) if pixelwise else mask
-    return (observed > 0).expand(sites)
+    spanned = [axis for axis in range(1, len(shape)) if axis not in axes]
+    return ((mask.amax(spanned, keepdim=True) if spanned else mask) > 0).expand(sites)
 
 
-def _keep_fraction(sites: Tensor, ratio: Tensor, rng: torch.Generator) -> Tensor:
-    """Keep ⌊ratio · n⌋ of the n true sites of each sample, chosen uniformly: float32, 1 where kept.
+def _drawn(generator: Any, shape: Sequence[int], mask: Tensor | None) -> Tensor:
+    """What a generator of deepinv draws for a measurement of `shape`, broadcastable to it."""
+    if isinstance(generator, MultiplicativeSplittingMaskGenerator):
+        # deepinv multiplies channel by channel, and fails for two of k-space on three of a picture
+        drawn = generator.split_generator.step(batch_size=shape[0])
+    elif isinstance(generator, BernoulliSplittingMaskGenerator):
+        drawn = generator.step(batch_size=shape[0], input_mask=_shown_to(generator, mask, shape))
+    else:
+        drawn = generator.step(batch_size=shape[0])
+    if "mask" not in drawn:
+        hint = "name a mask generator, such as BernoulliSplittingMaskGenerator"
+        raise SpecError([Fault(f"{type(generator).__name__} draws {', '.join(drawn)}, not a mask", "mask_generator", hint)])
+    return _fitted(drawn["mask"], shape)
 
-    deepinv rounds down to none or keeps all; here both sides get at least one site where there are two.
-    """
+
+def _shown_to(generator: Any, mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    """The acquisition mask in the shape of the generator's own: coils, or the frames of a generator of still masks, left out."""
+    if mask is None:
+        return None
+    if len(generator.img_size) == len(shape) - 2 and len(shape) >= 5:
+        return mask.amax(2)
+    return mask.expand(len(mask), *shape[1:])
+
+
+def _fitted(drawn: Tensor, shape: Sequence[int]) -> Tensor:
+    """A drawn mask with singleton axes where the measurement has coils, frames or more channels. Raises SpecError."""
+    found = tuple(drawn.shape[1:])
+    if drawn.ndim == len(shape) - 1 and len(shape) >= 5:
+        drawn = drawn.unsqueeze(2)
+    if drawn.ndim > 2 and drawn.shape[1] != shape[1] and bool((drawn == drawn[:, :1]).all()):
+        drawn = drawn[:, :1]
+    if drawn.ndim != len(shape) or any(a not in (1, b) for a, b in zip(drawn.shape, shape, strict=True)):
+        what = f"splits of shape {found} for measurements of shape {tuple(shape[1:])}"
+        raise SpecError([Fault(what, "mask_generator.img_size", f"leave img_size out, or give {list(shape[1:])}")])
+    return drawn
+
+
+def _repaired(drawn: Tensor, mask: Tensor | None, sites: Tensor, rng: torch.Generator) -> Tensor:
+    """`drawn` (B, …) with one random site moved to the side that a generator of deepinv left empty, in samples that have two sites."""
+    full = torch.ones_like(drawn) if mask is None else mask
+    nothing_given = ~(drawn * full > 0).flatten(1).any(1)
+    nothing_left = ~((1 - drawn) * full > 0).flatten(1).any(1)
     flat = sites.flatten(1)
-    count = flat.sum(1)
-    wanted = (ratio * count).floor().long()
-    wanted = torch.minimum(wanted.clamp(min=1), (count - 1).clamp(min=1))
-    scores = torch.rand(flat.shape, generator=rng, device=rng.device).masked_fill(~flat, math.inf)
-    threshold = scores.sort(1).values.gather(1, (wanted - 1)[:, None])
-    return ((scores <= threshold) & flat).view(sites.shape).float()
+    chosen = torch.rand(flat.shape, generator=rng, device=rng.device).masked_fill(~flat, -1).argmax(1, keepdim=True)
+    moved = torch.zeros_like(flat).scatter(1, chosen, flat.sum(1, keepdim=True) > 1).view(sites.shape)
+    each = (-1, *[1] * (drawn.ndim - 1))
+    drawn = torch.where(moved & nothing_given.view(each), 1.0, drawn)
+    return torch.where(moved & nothing_left.view(each), 0.0, drawn)
