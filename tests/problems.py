@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from es_cli.spec.schema import Spec
 
 
 def es(arguments: list[str]) -> int:
@@ -78,3 +82,11 @@ def write_spec(path: Path, **changes: object) -> Path:
     }
     path.write_text(yaml.safe_dump({**spec, **changes}))
     return path
+
+
+def train_in(folder: Path, spec: Spec, overwrite: bool = False, **options: Any) -> Path:
+    """The model.safetensors of a run of `spec` in `folder`, on the CPU."""
+    from es_cli.training.folder import claim
+    from es_cli.training.run import train
+
+    return train(spec, claim(spec, folder, overwrite), device="cpu", **options)

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import es, write_spec
+from problems import es, train_in, write_spec
 from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec
 from es_cli.errors import AnswerIsNo, CheckpointError, DataError, DeviceError, EsError, OutputError, SpecError, UsageError
-from es_cli.training.folder import claim
-from es_cli.training.run import train
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def train_command(spec: Path, *overrides: str) -> list[object]:
 @pytest.fixture
 def model(inpainting):
     spec = load_spec(inpainting, ["training.steps=1"])
-    return train(spec, claim(spec, inpainting.parent / "trained"), device="cpu")
+    return train_in(inpainting.parent / "trained", spec)
 
 
 def test_each_kind_of_error_has_its_documented_exit_code():

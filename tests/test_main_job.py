@@ -14,25 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import es, network, smooth, write_spec
+from problems import es, network, smooth, train_in, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint, read_metadata
 from es_cli.errors import DataError
 from es_cli.evaluate import evaluate
 from es_cli.reconstruct import Reconstructor
-from es_cli.spec.schema import Spec
 from es_cli.training.events import Step, Validated
-from es_cli.training.folder import claim
-from es_cli.training.run import resume, train
+from es_cli.training.run import resume
 
 
 def trained(spec: Path, *overrides: str, out: str = "run", **kwargs: object) -> Path:
-    return started(load_spec(spec, overrides), spec.parent / out, **kwargs)
-
-
-def started(spec: Spec, out: Path, overwrite: bool = False, **kwargs: object) -> Path:
-    return train(spec, claim(spec, out, overwrite), device="cpu", **kwargs)
+    return train_in(spec.parent / out, load_spec(spec, overrides), **kwargs)
 
 
 def test_training_on_measurements_alone_beats_the_adjoint(inpainting):
@@ -255,4 +249,4 @@ def test_every_shipped_spec_trains_two_steps(config, tmp_path):
         overrides += [f"data.train.images.file={tmp_path}", f"data.test.images.file={tmp_path}"]
     else:
         overrides += ["data.train.images.crops_per_image=9", "data.test.images.crops_per_image=2"]
-    assert started(load_spec(config, overrides), tmp_path / "run").is_file()
+    assert train_in(tmp_path / "run", load_spec(config, overrides)).is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from operators import IMAGE, OPERATORS, VOLUME, made, physics_part, random, save_arrays
-from problems import network, write_spec
+from problems import network, train_in, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint
@@ -16,7 +16,6 @@ from es_cli.experiment import build_experiment
 from es_cli.forward_operator import build_operator
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.component import as_component
-from es_cli.training.run import train
 from es_cli.training.runtime import resolve_device
 
 TINY = {"steps": 2, "batch_size": 3, "optimizer": {"name": "AdamW", "lr": 0.001}, "validate_every": 2, "preview": False}
@@ -33,7 +32,7 @@ def spec_of(tmp_path, physics, data, shape, **changes):
 
 
 def trained(spec, out="run"):
-    return train(load_spec(spec), spec.parent / out, device="cpu")
+    return train_in(spec.parent / out, load_spec(spec))
 
 
 def images(shape, count=8):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from problems import es, network, smooth, write_spec
+from problems import es, network, smooth, train_in, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint, read_metadata
@@ -20,16 +20,14 @@ from es_cli.evaluate import evaluate
 from es_cli.experiment import build_experiment
 from es_cli.reconstruct import Reconstructor
 from es_cli.training.events import Note, Step
-from es_cli.training.folder import claim
-from es_cli.training.run import resume, train
+from es_cli.training.run import resume
 
 TRAINED, TESTED = 12, 4
 PARAMS = {"params": {"mask": "masks.npy"}}
 
 
 def trained(spec: Path, *overrides: str, out: str = "run", **kwargs: object) -> Path:
-    read = load_spec(spec, overrides)
-    return train(read, claim(read, spec.parent / out), device="cpu", **kwargs)
+    return train_in(spec.parent / out, load_spec(spec, overrides), **kwargs)
 
 
 def experiment(spec: Path, *overrides: str):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import smooth, write_spec
+from problems import smooth, train_in, write_spec
 
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint
 from es_cli.errors import DataError, SpecError
 from es_cli.reconstruct import Reconstructor
 from es_cli.training.events import Step
-from es_cli.training.folder import claim
-from es_cli.training.run import resume, train
+from es_cli.training.run import resume
 
 NOISE = {
     "gaussian": {"name": "GaussianNoise", "sigma": 0.1},
@@ -58,7 +57,7 @@ def faults(path):
 def test_every_side_trains_and_reconstructs_one_as_in_a_batch(tmp_path, side, noise, scale):
     spec = load_spec(noisy_spec(tmp_path, side, noise), [f"data.scale={scale}", "training.steps=2", "training.validate_every=2"])
     losses = []
-    model = train(spec, claim(spec, tmp_path / "run"), device="cpu", on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None)
+    model = train_in(tmp_path / "run", spec, on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None)
     assert np.isfinite(losses).all()
     made = Reconstructor.load(model, "cpu")
     y = np.load(tmp_path / "x.npy")[:3]
@@ -69,14 +68,14 @@ def test_every_side_trains_and_reconstructs_one_as_in_a_batch(tmp_path, side, no
 def test_noise_that_the_images_cannot_have_is_answered(tmp_path):
     spec = load_spec(noisy_spec(tmp_path, None, physics={"name": "Inpainting", "mask": 0.5, "noise_model": NOISE["gamma"]}))
     with pytest.raises(DataError, match="Inpainting with GammaNoise cannot measure these images"):
-        train(spec, claim(spec, tmp_path / "run"), device="cpu")
+        train_in(tmp_path / "run", spec)
 
 
 def test_unsure_learns_a_level_that_the_checkpoint_keeps_and_resuming_continues(tmp_path):
     side = {"name": "SureGaussianLoss", "sigma": 0.05, "unsure": True, "step_size": 0.1}
     path = noisy_spec(tmp_path, side)
     spec = load_spec(path)
-    whole = load_checkpoint(train(spec, claim(spec, tmp_path / "whole"), device="cpu"))
+    whole = load_checkpoint(train_in(tmp_path / "whole", spec))
     variance = whole.part("objective")["0.consistency.variance"]
     assert variance > 0 and not np.isclose(float(variance), 0.05**2)
 
@@ -88,14 +87,14 @@ def test_unsure_learns_a_level_that_the_checkpoint_keeps_and_resuming_continues(
             raise Stop
 
     with pytest.raises(Stop):
-        train(spec, claim(spec, tmp_path / "stopped"), device="cpu", on_event=stop)
+        train_in(tmp_path / "stopped", spec, on_event=stop)
     resumed = resume(tmp_path / "stopped", device="cpu")
     assert resumed.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
 def test_recorruption_is_repeated_at_test_as_often_as_the_spec_says(tmp_path):
     spec = load_spec(noisy_spec(tmp_path, {"name": "R2RLoss", "eval_n_samples": 3}), ["training.steps=1", "test.group=trivial"])
-    assert Reconstructor.load(train(spec, claim(spec, tmp_path / "run"), device="cpu")).network_calls == 3
+    assert Reconstructor.load(train_in(tmp_path / "run", spec)).network_calls == 3
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_weights_of_the_sides_reach_the_loss(tmp_path):
         sides = {side: {"name": "MCLoss", "weight": w} for side, w in zip(("consistency_loss", "prediction_loss"), weights, strict=True)}
         spec = load_spec(noisy_spec(tmp_path, None, losses=[{"name": "EquivariantSplittingLoss", **sides}]), ["training.steps=1"])
         losses = []
-        train(spec, claim(spec, tmp_path / name), device="cpu", on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None)  # noqa: B023
+        train_in(tmp_path / name, spec, on_event=lambda e: losses.append(e.loss) if isinstance(e, Step) else None)  # noqa: B023
         values[name] = losses[0]
     assert np.isclose(values["both"], values["first"] + values["second"])
     assert np.isclose(values["doubled"], 2 * values["first"] + values["second"])
