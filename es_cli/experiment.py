@@ -11,7 +11,6 @@ import torch
 from deepinv.loss import Loss, MCLoss, SupLoss
 from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, ZeroNoise
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
-from deepinv.transform import Identity, Reflect, Rotate, Shift
 from torch import Tensor, nn
 
 from es_cli.building import Builder
@@ -23,8 +22,9 @@ from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
-from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
+from es_cli.splitting.group import Group, named_group
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
+from es_cli.splitting.transforms import GroupTransform, TransformGroup, transform_group
 from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
@@ -220,25 +220,17 @@ def check_scalable(mode: str | float, operator: Operator) -> None:
 def _group(spec: Spec, operator: Operator) -> Group:
     chosen = spec.transforms
     if chosen.train is None:
-        return named_group(chosen.group or "trivial", operator.image.shape)
-    return _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+        group = named_group(chosen.group or "trivial", operator.image.shape)
+    else:
+        group = _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+    group.per_batch = chosen.per == "batch"
+    return group
 
 
 def _transform_group(parts: Sequence[Component], path: str, operator: Operator, seed: int) -> TransformGroup:
-    built = [Builder(seed=seed).build(part, f"{path}.{i}", "transform")[0] for i, part in enumerate(parts)]
-    height, width = operator.image.shape[-2:]
-    for i, one in enumerate(built):
-        if isinstance(one, Rotate) and one.multiples % 180 and height != width:
-            raise SpecError([Fault(f"Rotate turns images of {height} × {width} pixels by angles that do not fit them", f"{path}.{i}", "crop to squares, or rotate by 180°")])
-    transform = built[0]
-    for other in built[1:]:
-        transform = transform * other
-    return TransformGroup(transform, operator.image.shape, all(_exact(one) for one in built))
-
-
-def _exact(transform: Any) -> bool:
-    """Whether a deepinv transform permutes pixels, so that its inverse is its adjoint."""
-    return isinstance(transform, (Identity, Reflect, Shift)) or (isinstance(transform, Rotate) and transform.multiples % 90 == 0)
+    paths = [f"{path}.{i}" for i in range(len(parts))]
+    built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
+    return transform_group(built, operator.image.shape, paths)
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Any, Component | None]:
@@ -262,9 +254,9 @@ def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
         return TestRule(test.splits, tuple(eval_group.elements()))
     if test.group == "trivial":
         return TestRule(test.splits)
-    if test.group == "random" or group.size is None:
-        return TestRule(test.splits, (IDENTITY,), draws=test.samples)
-    return TestRule(test.splits, tuple(group.elements()))
+    if test.group == "random":
+        return TestRule(test.splits, draws=test.samples)
+    return TestRule(test.splits, tuple(group.representatives(test.samples, stream_seed(spec.seed, "test-group"))))
 
 
 def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[Objective, tuple[Any, ...]]:
@@ -307,20 +299,11 @@ def _equivariant_splitting(part: Component, path: str, made: Reconstruction, bui
 
 def _library_loss(part: Component, path: str, spec: Spec, made: Reconstruction, builder: Builder) -> tuple[LibraryLoss, Component]:
     """Any other loss; the spec's mask generator and transforms go wherever its signature wants them."""
-    context = {"mask_generator": made.splitter, "transform": _library_transform(spec, made.group)}
+    context = {"mask_generator": made.splitter, "transform": None if spec.transforms.group == "trivial" else GroupTransform(made.group)}
     filled = Builder(seed=spec.seed, device=builder.device, context={key: value for key, value in context.items() if value is not None})
     loss, kept = filled.build(part, path, "loss")
     adapts = type(loss).adapt_model is not Loss.adapt_model
     return LibraryLoss(loss, adapts, needs_ground_truth=isinstance(loss, SupLoss)), kept
-
-
-def _library_transform(spec: Spec, group: Group) -> Any:
-    """The deepinv transform that draws from the spec's group, for losses of deepinv; None for the trivial one."""
-    if isinstance(group, TransformGroup):
-        return group.transform
-    turn = Rotate(multiples=90, positive=True)
-    named = {"C4": turn, "D4": turn * Reflect(dim=[-1]), "reflections": Reflect(dim=[-2, -1]), "shifts": Shift()}
-    return named.get(spec.transforms.group or "trivial")
 
 
 def _per_sample(scale: Tensor, like: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def average(
 
     Equal to deepinv's adapted model in evaluation mode under the same splits and elements.
     """
-    elements: Sequence[Element] = group.draw(rule.draws, stream_seed(seed, "test-group")) if rule.draws else rule.elements
+    elements: Sequence[Element] = group.sample(rule.draws, stream_seed(seed, "test-group")) if rule.draws else rule.elements
     size = max(1, max_batch // len(y))
     total = torch.zeros((), device=y.device)
     for split in range(rule.splits or 1):
