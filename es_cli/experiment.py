@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.loss import Loss, MCLoss, SupLoss
+from deepinv.loss import MCLoss
 from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, ZeroNoise
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator
+from es_cli.rivals import build_library_loss, default_splits, try_losses
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
 from es_cli.splitting.group import Group, named_group
-from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
-from es_cli.splitting.transforms import GroupTransform, TransformGroup, transform_group
+from es_cli.splitting.objective import EquivariantSplitting, Objective
+from es_cli.splitting.transforms import TransformGroup, transform_group
 from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
@@ -134,6 +135,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     elif train.x is None:
         raise SpecError([Fault("a loss of this spec compares with ground truth, and data.train has no images", "losses", "add data.train.images, or use a loss of measurements alone")])
     _check_network(reconstruction, train, device)
+    _check_losses(objective, reconstruction, train, spec.seed, device)
     return Experiment(spec, resolved, operator, objective.to(device), reconstruction, train, validation, test)
 
 
@@ -151,6 +153,13 @@ def _check_network(made: Reconstruction, data: Measurements, device: torch.devic
         raise SpecError([Fault(f"the network does not take these images: {text}", "model", hint)]) from error
     if shape != made.operator.image.shape:
         raise SpecError([Fault(f"the network makes images of shape {shape}", "model", f"wanted {made.operator.image.shape}: check its out_channels")])
+
+
+def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, seed: int, device: torch.device) -> None:
+    y, x = data.batch([0], device)
+    scale = made.scaling.of(y, made.operator.physics)
+    y, physics = made.scaling.apply(scale, y, made.operator.physics)
+    try_losses(objective, y, physics, x if x is None or scale is None else x / _per_sample(scale, x), seed)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:
@@ -234,12 +243,14 @@ def _transform_group(parts: Sequence[Component], path: str, operator: Operator, 
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Any, Component | None]:
-    """The mask generator of the spec; deepinv's default, Bernoulli with 0.9 of the pixels, where equivariant splitting is asked for without one."""
+    """The mask generator of the spec; else that of a loss that splits, else deepinv's default, Bernoulli with 0.9 of the pixels."""
     part = spec.mask_generator
     if part is None:
-        if not any(term.loss.name == EQUIVARIANT_SPLITTING for term in spec.losses) and not spec.test.splits:
+        part = default_splits(spec)
+        if part is None and spec.test.splits:
+            part = Component(name=BernoulliSplittingMaskGenerator.__name__, parameters={"split_ratio": 0.9, "pixelwise": True})
+        if part is None:
             return None, None
-        part = Component(name=BernoulliSplittingMaskGenerator.__name__, parameters={"split_ratio": 0.9, "pixelwise": True})
     shape = operator.measurement.shape
     built, kept = Builder(seed=spec.seed, device=device, context={"img_size": shape}).build(part, "mask_generator", "generator")
     if isinstance(operator.physics, (MRI, Inpainting)) and tuple(getattr(built, "img_size", shape))[-2:] != shape[-2:]:
@@ -268,7 +279,7 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
             module: nn.Module = _equivariant_splitting(term.loss, f"losses.{i}", made, builder)
             kept = term.loss
         else:
-            module, kept = _library_loss(term.loss, f"losses.{i}", spec, made, builder)
+            module, kept = build_library_loss(term.loss, f"losses.{i}", spec, made.operator, made.group, made.splitter, device)
         names = [name for name, _, _ in terms]
         name = term.loss.name if term.loss.name not in names else f"{term.loss.name}-{i}"
         terms.append((name, term.weight, module))
@@ -295,15 +306,6 @@ def _equivariant_splitting(part: Component, path: str, made: Reconstruction, bui
     for loss in sides:
         assert loss is None or isinstance(loss, MCLoss)
     return EquivariantSplitting(made.group, made.splitter, sides[0], sides[1])
-
-
-def _library_loss(part: Component, path: str, spec: Spec, made: Reconstruction, builder: Builder) -> tuple[LibraryLoss, Component]:
-    """Any other loss; the spec's mask generator and transforms go wherever its signature wants them."""
-    context = {"mask_generator": made.splitter, "transform": None if spec.transforms.group == "trivial" else GroupTransform(made.group)}
-    filled = Builder(seed=spec.seed, device=builder.device, context={key: value for key, value in context.items() if value is not None})
-    loss, kept = filled.build(part, path, "loss")
-    adapts = type(loss).adapt_model is not Loss.adapt_model
-    return LibraryLoss(loss, adapts, needs_ground_truth=isinstance(loss, SupLoss)), kept
 
 
 def _per_sample(scale: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ FLOORS = [
     {"streams"},
     {"data", "splitting"},
     {"checkpoint", "building"},
-    {"forward_operator", "experiment"},
+    {"forward_operator", "rivals", "experiment"},
     {"report"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics"},

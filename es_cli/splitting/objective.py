@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from es_cli.splitting.group import Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
 from es_cli.splitting.virtual import split_operator, virtual_operator
-from es_cli.streams import reseed, stream_seed
+from es_cli.streams import stream_seed
 
 
 class Pass:
@@ -92,24 +92,6 @@ class EquivariantSplitting(nn.Module):
         g = Batch(elements)
         split = split_operator(batch.physics, mask, batch.y)
         return g.act(batch.network(mask * batch.y, virtual_operator(split, g, self.group.orthogonal)))
-
-
-class LibraryLoss(nn.Module):
-    """Any other deepinv loss: on the bare reconstruction of the full y, or on the model it adapts."""
-
-    def __init__(self, loss: Any, adapts: bool, needs_ground_truth: bool) -> None:
-        super().__init__()
-        self.loss, self.adapts, self.needs_ground_truth = loss, adapts, needs_ground_truth
-
-    def forward(self, batch: Pass) -> Tensor:
-        reseed(self.loss, stream_seed(batch.seed, "loss"))
-        if not self.adapts:
-            return self.loss(x=batch.x, x_net=batch.bare, y=batch.y, physics=batch.physics, model=batch.network).mean()
-        adapted = self.loss.adapt_model(batch.network)
-        reseed(adapted, stream_seed(batch.seed, "adapted"))
-        adapted.train(batch.network.training)
-        x = adapted(batch.y, batch.physics, update_parameters=True)
-        return self.loss(x=batch.x, x_net=x, y=batch.y, physics=batch.physics, model=adapted).mean()
 
 
 class Objective(nn.Module):

@@ -1,0 +1,157 @@
+"""A loss of deepinv beside equivariant splitting, or alone: its draws follow from our seeds, its noise level from the operator, and it can
+be evaluated without a gradient and without ground truth.
+
+deepinv wraps the network of some losses in a model of its own (`adapt_model`). Here that model is made anew for each use, so that the
+bare network stays what is trained and saved; what the other losses of a sum see is the bare network on the full measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from deepinv.loss import Loss, R2RLoss, SplittingLoss
+from deepinv.loss.mri import RobustSplittingLoss, WeightedSplittingLoss
+from deepinv.physics import GaussianNoise
+from deepinv.physics.generator import PhysicsGenerator
+from torch import Tensor, nn
+
+from es_cli.splitting.masks import draw_split
+from es_cli.splitting.virtual import split_operator
+from es_cli.streams import reseed, stream_seed
+
+if TYPE_CHECKING:
+    from es_cli.splitting.objective import Pass
+
+# what UNSURE learns: the noise level, and with SurePGLoss the gain
+LEARNED = ("sigma2", "gain")
+# how often a generator is asked for a split of which neither side is empty
+ATTEMPTS = 8
+
+
+class SeededSplits(PhysicsGenerator):
+    """Splits for losses of deepinv, as equivariant splitting draws them: in one pass for a batch, and where it can be with no side empty.
+
+    `img_size` is the shape (C, …) of a mask where the operator has none of its own. deepinv draws empty sides, and then divides by 0.
+    """
+
+    def __init__(self, splitter: Any, img_size: tuple[int, ...]) -> None:
+        super().__init__(device=splitter.device)
+        self.splitter, self.img_size = splitter, img_size
+
+    def step(self, batch_size: int = 1, seed: int | None = None, input_mask: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        """A mask (batch_size, C, …) under "mask", as deepinv's generators give it."""
+        self.rng_manual_seed(seed)
+        drawn = int(torch.randint(2**62, (1,), generator=self.rng, device=self.rng.device))
+        full = input_mask if isinstance(input_mask, Tensor) and input_mask.numel() > 1 else None
+        shape = (batch_size, *(self.img_size if full is None else full.shape[1:]))
+        for attempt in range(ATTEMPTS):
+            mask = draw_split(self.splitter, shape, full, stream_seed(drawn, "attempt", attempt))
+            rest = (1 if full is None else full) - mask
+            if bool((mask.flatten(1).any(1) & rest.flatten(1).any(1)).all()):
+                break
+        return {"mask": mask}
+
+
+def split(mask: Tensor, y: Tensor, physics: Any = None) -> Any:
+    """`deepinv.loss.SplittingLoss.split`, with operators of the same kind as `physics` where that can be (deepinv makes a 3D MRI flat)."""
+    if physics is None or mask.shape != y.shape:
+        return SplittingLoss.split(mask, y, physics)
+    return mask * y, split_operator(physics, mask, y)
+
+
+class WithoutGradient(nn.Module):
+    """A network that builds no graph, also inside models that switch gradients on by themselves (deepinv's splitting and R2R models)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
+
+
+class LibraryLoss(nn.Module):
+    """A loss of deepinv as a term of an objective.
+
+    `purpose` keys its draws. `follows` names those of its parameters (sigma, gain, noise_model) that are the operator's, sample by sample.
+    Evaluated without gradients, it is computed as in training, on ONE draw: deepinv's models average in evaluation mode over draws that
+    together have seen all that they are judged by, or keep nothing to be judged by.
+    """
+
+    def __init__(self, loss: Any, purpose: str = "loss", follows: Collection[str] = ()) -> None:
+        super().__init__()
+        self.loss, self.purpose, self.follows = loss, purpose, frozenset(follows)
+        self.adapts = type(loss).adapt_model is not Loss.adapt_model
+        takes = inspect.signature(loss.forward).parameters
+        self.needs_ground_truth = "x" in takes
+        self.needs_image = "x_net" in takes or self.adapts
+        self.learns = bool(getattr(loss, "unsure", False))
+        if type(loss) in {SplittingLoss, WeightedSplittingLoss, RobustSplittingLoss}:
+            loss.split = split
+        for name in LEARNED if self.learns else ():
+            if isinstance(getattr(loss, name, None), Tensor):
+                self.register_buffer(f"learned_{name}", getattr(loss, name).detach().clone())
+
+    def forward(self, batch: Pass) -> Tensor:
+        """The loss of a batch, a scalar."""
+        self._reseed(batch)
+        self._follow_noise(batch)
+        with self._learning():
+            return (self._adapted(batch) if self.adapts else self._bare(batch)).mean()
+
+    def _bare(self, batch: Pass) -> Tensor:
+        image = {"x_net": batch.bare} if self.needs_image else {}
+        return self.loss(x=batch.x, y=batch.y, physics=batch.physics, model=batch.network, **image)
+
+    def _adapted(self, batch: Pass) -> Tensor:
+        network = batch.network if torch.is_grad_enabled() else WithoutGradient(batch.network)
+        adapted = self.loss.adapt_model(network)  # a new module is in training mode; the network's own mode stays what it is
+        if type(adapted) is SplittingLoss.SplittingModel:
+            adapted.split = split
+        image = adapted(batch.y, batch.physics, update_parameters=True)
+        return self.loss(x=batch.x, x_net=image, y=batch.y, physics=batch.physics, model=adapted)
+
+    def _reseed(self, batch: Pass) -> None:
+        """Draws come from the loss's generators, from the noise model's, and from torch's global stream (R2R, Neighbor2Neighbor)."""
+        torch.manual_seed(stream_seed(batch.seed, self.purpose))
+        reseed(self.loss, stream_seed(batch.seed, self.purpose, 1))
+        reseed(batch.physics, stream_seed(batch.seed, self.purpose, 2))
+
+    def _follow_noise(self, batch: Pass) -> None:
+        if not self.follows or self.learns:
+            return
+        loss, noise = self.loss, batch.physics.noise_model
+        if "sigma" in self.follows:
+            loss.sigma2 = noise.sigma**2
+        if "gain" in self.follows:
+            loss.gain = noise.gain
+        if "noise_model" in self.follows and isinstance(loss, R2RLoss):
+            loss.noise_model = _for_r2r(noise, batch.y)
+        if "noise_model" in self.follows and isinstance(loss, RobustSplittingLoss):
+            loss.noise_model = GaussianNoise(sigma=noise.sigma * loss.alpha)
+
+    @contextlib.contextmanager
+    def _learning(self) -> Iterator[None]:
+        """UNSURE learns as it trains, and only then. What it learned is a buffer: deepinv keeps it in a graph that grows with each step."""
+        if not self.learns:
+            yield
+            return
+        names = [name for name in LEARNED if hasattr(self, f"learned_{name}")]
+        for name in names:
+            setattr(self.loss, name, getattr(self, f"learned_{name}").clone().requires_grad_(torch.is_grad_enabled()))
+        self.loss.unsure = torch.is_grad_enabled()
+        yield
+        for name in names:
+            setattr(self, f"learned_{name}", getattr(self.loss, name).detach())
+
+
+def _for_r2r(noise: Any, y: Tensor) -> Any:
+    """The noise model with a σ that differs from sample to sample as R2R can multiply it: deepinv scales columns by it, or fails."""
+    if isinstance(noise, GaussianNoise) and noise.sigma.numel() > 1:
+        return GaussianNoise(sigma=noise.sigma.view(-1, *[1] * (y.ndim - 1)))
+    return noise
