@@ -135,7 +135,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     elif train.x is None:
         raise SpecError([Fault("a loss of this spec compares with ground truth, and data.train has no images", "losses", "add data.train.images, or use a loss of measurements alone")])
     _check_network(reconstruction, train, device)
-    _check_losses(objective, reconstruction, train, spec.seed, device)
+    _check_losses(objective, reconstruction, train, spec, device)
     return Experiment(spec, resolved, operator, objective.to(device), reconstruction, train, validation, test)
 
 
@@ -155,11 +155,12 @@ def _check_network(made: Reconstruction, data: Measurements, device: torch.devic
         raise SpecError([Fault(f"the network makes images of shape {shape}", "model", f"wanted {made.operator.image.shape}: check its out_channels")])
 
 
-def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, seed: int, device: torch.device) -> None:
-    y, x = data.batch([0], device)
+def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, spec: Spec, device: torch.device) -> None:
+    """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
+    y, x = data.batch(list(range(min(2, len(data), spec.training.batch_size))), device)
     scale = made.scaling.of(y, made.operator.physics)
     y, physics = made.scaling.apply(scale, y, made.operator.physics)
-    try_losses(objective, y, physics, x if x is None or scale is None else x / _per_sample(scale, x), seed)
+    try_losses(objective, y, physics, x if x is None or scale is None else x / _per_sample(scale, x), spec.seed)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Losses of deepinv beside equivariant splitting: built from the spec with what its context knows, and tried on one sample before training."""
+"""Losses of deepinv beside equivariant splitting: built from the spec with what its context knows, and tried on two samples before training."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _chooses_anew(transform: Any) -> bool:
 
 
 def try_losses(objective: Objective, y: Tensor, physics: Any, x: Tensor | None, seed: int) -> None:
-    """SpecError where a loss of deepinv cannot be computed for the sample y (1, …): found now, not at the first step."""
+    """SpecError where a loss of deepinv cannot be computed for the samples y (B, …): found now, not at the first step."""
     faults = list(_complaints(objective, Pass(objective.network, physics, y, x, stream_seed(seed, "try"))))
     if faults:
         raise SpecError(faults)

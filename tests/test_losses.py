@@ -8,21 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deepinv.loss import EILoss, MCLoss, R2RLoss, SplittingLoss, SureGaussianLoss
-from deepinv.physics import BlurFFT, Denoising, GaussianNoise, Inpainting
-from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from problems import network, smooth, write_spec
-from torch import nn
 
 from es_cli import catalog
 from es_cli.catalog import load_spec
 from es_cli.errors import SpecError
 from es_cli.evaluate import evaluate
 from es_cli.experiment import Experiment, build_experiment
-from es_cli.splitting.group import named_group
-from es_cli.splitting.library_loss import LibraryLoss, SeededSplits
-from es_cli.splitting.objective import Objective, Pass
-from es_cli.splitting.transforms import GroupTransform
 from es_cli.training.events import Step, Validated
 from es_cli.training.loop import fit, new_state
 from es_cli.training.run import train
@@ -82,11 +74,6 @@ def experiment(folder: Path, *losses: object, **changes: object) -> Experiment:
     return build_experiment(load_spec(spec_of(folder, *losses, **changes)), CPU)
 
 
-def batch_of(made: Experiment, seed: int = 3) -> Pass:
-    y, x = made.train.batch([0, 1, 2], CPU)
-    return Pass(made.network, made.operator.physics, y, x, seed)
-
-
 def test_every_loss_of_the_catalogue_is_a_problem_here() -> None:
     known = {entry.name for entry in catalog.entries(("loss",)) if entry.refused is None}
     assert known == {*PROBLEMS, *SEQUENCES}
@@ -110,3 +97,65 @@ def test_loss_trains_and_selects(name: str, folder: Path) -> None:
     assert torch.allclose(once, again, rtol=1e-4) and not once.requires_grad
     assert not any(module.training for module in made.network.modules())
     assert made.objective.needs_ground_truth == (name == "SupLoss")
+
+
+@pytest.mark.parametrize("name", sorted(SEQUENCES))
+def test_losses_of_sequences_train(name: str, tmp_path: Path) -> None:
+    mask = np.zeros((2, 4, 8, 8), np.float32)
+    for frame in range(4):
+        mask[:, frame, :, frame::4] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).random((4, 2, 4, 8, 8), np.float32))
+    sequences = {"name": "ArtifactRemoval", "backbone_net": {**network(2), "dim": 3}}
+    made = experiment(tmp_path, name, physics={"name": "DynamicMRI", "mask": {"file": "mask.npy"}}, model=sequences, transforms={"group": "trivial"})
+    events = list(fit(made, new_state(made, None, 2), device=CPU, steps=2, every=2))
+    assert all(math.isfinite(event.loss) and event.loss > 0 for event in events if isinstance(event, Step | Validated))
+    with pytest.raises(SpecError, match="does not keep"):
+        experiment(tmp_path, {"name": name, "dynamic_model": False}, physics={"name": "DynamicMRI", "mask": {"file": "mask.npy"}}, model=sequences)
+
+
+def test_splitting_alone_is_averaged_over_splits_at_test(folder: Path) -> None:
+    """The rival of equivariant splitting differs from it by its loss and its rule at test, and selects without ground truth."""
+    spec = spec_of(folder, {"name": "SplittingLoss", "split_ratio": 0.6}, mask_generator=None, test={"splits": 3, "group": "trivial"})
+    made = build_experiment(load_spec(spec), CPU)
+    assert made.reconstruction.splitter.split_ratio == 0.6 and made.train.x is None
+    np.save(folder / "y.npy", np.load(folder / "images.npy")[:2] * np.load(folder / "mask.npy"))
+    np.save(folder / "x.npy", np.load(folder / "images.npy")[:2])
+    model = train(load_spec(spec), folder / "run", device="cpu")
+    result = evaluate(model, measurements=folder / "y.npy", images=folder / "x.npy").to_dict()
+    assert result["network_calls"] == 3 and math.isfinite(result["metrics"]["PSNR"]["mean"])
+
+
+def refusal(folder: Path, *losses: object, **changes: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        experiment(folder, *losses, **changes)
+    return str(caught.value)
+
+
+def test_what_does_not_go_together_is_refused_before_training(folder: Path) -> None:
+    raw = {"name": "Inpainting", "mask": {"file": "mask.npy"}}
+    images = {"train": {"images": "images.npy"}, "validation": 0.2}
+    assert "needs sigma" in refusal(folder, "SureGaussianLoss", physics=raw)
+    assert "needs transform" in refusal(folder, "EILoss", transforms={"group": "trivial"})
+    assert "physics_generator must be passed" in refusal(folder, "MOILoss")
+    assert "R2RLoss cannot be computed" in refusal(folder, "R2RLoss", physics=raw)
+    assert "compares an image that was shifted with one that was turned" in refusal(folder, "AugmentConsistencyLoss", transforms={"group": "trivial"})
+    assert "units of the measurements" in refusal(folder, {"name": "SureGaussianLoss", "sigma": 0.05}, data={**images, "scale": "per-sample"})
+    assert "one noise level" in refusal(folder, {"name": "SureGaussianLoss", "unsure": True}, data={**images, "scale": "per-sample"})
+    assert "both wrap the network" in refusal(folder, "R2RLoss", "EquivariantSplittingLoss")
+    assert "ENSURELoss cannot be computed" in refusal(folder, {"name": "ENSURELoss", "physics_generator": COLUMNS}, **denoising(GAUSSIAN))
+
+
+def test_a_mask_that_is_no_sampling_mask_is_not_split(folder: Path) -> None:
+    """In BlurFFT `physics.mask` holds singular values, and deepinv splits them (METHOD.md trap 10)."""
+    blur = {"name": "BlurFFT", "img_size": [1, 16, 16], "filter": {"file": "filter.npy"}}
+    assert "holds something else" in refusal(folder, "SplittingLoss", physics=blur)
+
+
+@pytest.mark.parametrize("name", ["SureGaussianLoss", "R2RLoss", "EILoss", "SplittingLoss"])
+def test_noise_follows_the_scale_of_each_sample(name: str, folder: Path) -> None:
+    """σ of shape (B,) breaks R2R in deepinv, or scales columns where B is the width (METHOD.md trap 7)."""
+    np.save(folder / "images.npy", smooth(20, 16)[:, None] * np.linspace(1, 5, 20, dtype=np.float32)[:, None, None, None])
+    made = experiment(folder, name, data={"train": {"images": "images.npy"}, "validation": 0.2, "scale": "per-sample"})
+    events = list(fit(made, new_state(made, None, 1), device=CPU, steps=1, every=2))
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))

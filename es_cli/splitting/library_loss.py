@@ -8,23 +8,22 @@ bare network stays what is trained and saved; what the other losses of a sum see
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from deepinv.loss import Loss, R2RLoss, SplittingLoss
-from deepinv.loss.mri import RobustSplittingLoss, WeightedSplittingLoss
+from deepinv.loss.mri import Artifact2ArtifactLoss, RobustSplittingLoss, WeightedSplittingLoss
 from deepinv.physics import GaussianNoise
 from deepinv.physics.generator import PhysicsGenerator
 from torch import Tensor, nn
 
 from es_cli.splitting.masks import draw_split
+from es_cli.splitting.objective import Pass
 from es_cli.splitting.virtual import split_operator
 from es_cli.streams import reseed, stream_seed
-
-if TYPE_CHECKING:
-    from es_cli.splitting.objective import Pass
 
 # what UNSURE learns: the noise level, and with SurePGLoss the gain
 LEARNED = ("sigma2", "gain")
@@ -55,12 +54,33 @@ class SeededSplits(PhysicsGenerator):
                 break
         return {"mask": mask}
 
+    def average(self, n: int = 2000, batch_size: int = 1, **kwargs: Any) -> dict[str, Tensor]:
+        """How often each entry is kept, by `n` draws; many at once, which deepinv's weighted losses do not ask for."""
+        return super().average(n, max(batch_size, n // 20), **kwargs)
+
 
 def split(mask: Tensor, y: Tensor, physics: Any = None) -> Any:
     """`deepinv.loss.SplittingLoss.split`, with operators of the same kind as `physics` where that can be (deepinv makes a 3D MRI flat)."""
     if physics is None or mask.shape != y.shape:
         return SplittingLoss.split(mask, y, physics)
     return mask * y, split_operator(physics, mask, y)
+
+
+def quick_to_clone(physics: Any) -> Any:
+    """`physics` with a `clone` that shares its tensors, for losses that change an operator's parameters or methods and nothing in place.
+
+    deepinv's own looks at every attribute of every attribute, a third of a second each time.
+    """
+    copied = _light_copy(physics)
+    copied.clone = lambda: _light_copy(physics)
+    return copied
+
+
+def _light_copy(module: nn.Module) -> nn.Module:
+    made = copy.copy(module)
+    made._buffers, made._parameters = dict(module._buffers), dict(module._parameters)
+    made._modules = {name: None if inner is None else _light_copy(inner) for name, inner in module._modules.items()}
+    return made
 
 
 class WithoutGradient(nn.Module):
@@ -99,14 +119,21 @@ class LibraryLoss(nn.Module):
 
     def forward(self, batch: Pass) -> Tensor:
         """The loss of a batch, a scalar."""
+        if isinstance(self.loss, Artifact2ArtifactLoss) and len(batch.y) > 1:
+            # it remembers the chunk that the last sample was given, and takes it for that of all (deepinv 0.5.0)
+            return torch.stack([self._one(batch, i) for i in range(len(batch.y))]).mean()
         self._reseed(batch)
         self._follow_noise(batch)
         with self._learning():
             return (self._adapted(batch) if self.adapts else self._bare(batch)).mean()
 
+    def _one(self, batch: Pass, i: int) -> Tensor:
+        x = None if batch.x is None else batch.x[i : i + 1]
+        return self(Pass(batch.network, batch.physics, batch.y[i : i + 1], x, stream_seed(batch.seed, "sample", i)))
+
     def _bare(self, batch: Pass) -> Tensor:
         image = {"x_net": batch.bare} if self.needs_image else {}
-        return self.loss(x=batch.x, y=batch.y, physics=batch.physics, model=batch.network, **image)
+        return self.loss(x=batch.x, y=batch.y, physics=quick_to_clone(batch.physics), model=batch.network, **image)
 
     def _adapted(self, batch: Pass) -> Tensor:
         network = batch.network if torch.is_grad_enabled() else WithoutGradient(batch.network)
