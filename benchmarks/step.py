@@ -17,6 +17,7 @@ from deepinv.models import ArtifactRemoval, UNet
 from deepinv.physics import MRI, Inpainting
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 
+from es_cli.splitting.consistency import Measured
 from es_cli.splitting.group import named_group
 from es_cli.splitting.masks import LineSplittingMaskGenerator
 from es_cli.splitting.objective import EquivariantSplitting, Objective
@@ -54,7 +55,7 @@ def main() -> None:
     ratios = {}
     for name, (network, physics, splitter) in tasks().items():
         y = physics.A(torch.rand(BATCH, 3 if "inpainting" in name else 2, SIZE, SIZE))
-        term = EquivariantSplitting(named_group("D4", y.shape), splitter, MCLoss(), MCLoss())
+        term = EquivariantSplitting(named_group("D4", y.shape), splitter, Measured(MCLoss()), MCLoss())
         objective = Objective(network, [("es", 1.0, term)])
         measured = []
         for i in range(ROUNDS):

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from deepinv.loss import MCLoss
-from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, ZeroNoise
+from deepinv.physics import (
+    MRI,
+    GammaNoise,
+    GaussianNoise,
+    Inpainting,
+    LinearPhysics,
+    MultiCoilMRI,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    ZeroNoise,
+)
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from torch import Tensor, nn
 
 from es_cli.building import Builder
+from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements, Samples, hold_out, not_finite
 from es_cli.data.simulate import simulate
@@ -21,15 +31,18 @@ from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator
 from es_cli.rivals import build_library_loss, default_splits, try_losses
+from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
+from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Group, named_group
+from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import EquivariantSplitting, Objective
 from es_cli.splitting.transforms import TransformGroup, transform_group
 from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
-EQUIVARIANT_SPLITTING = "EquivariantSplittingLoss"
+SCALES = (ZeroNoise, GaussianNoise, PoissonNoise, PoissonGaussianNoise, GammaNoise)  # noise that scales with the image, see `rescaled`
 
 
 @dataclass(frozen=True)
@@ -57,15 +70,13 @@ class Scaling:
         """y and the physics in units in which the network works."""
         if scale is None:
             return y, physics
-        noise = physics.noise_model
-        if isinstance(noise, GaussianNoise):
-            physics = with_noise(physics, GaussianNoise(sigma=noise.sigma / scale))
+        physics = with_noise(physics, rescaled(physics.noise_model, scale))
         return y / _per_sample(scale, y), physics
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A network with all that making images from raw measurements takes."""
+    """A network with all that making images from raw measurements takes; `consistency` says what it is fed, None: the measurement itself."""
 
     network: nn.Module
     operator: Operator
@@ -73,6 +84,7 @@ class Reconstruction:
     group: Group
     rule: TestRule
     splitter: Any
+    consistency: Consistency | None
     seed: int
 
     def __call__(self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32) -> Tensor:
@@ -80,8 +92,12 @@ class Reconstruction:
         physics = self.operator.physics
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
+        noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
         with torch.inference_mode():
-            x = average(self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter, seed=self.seed, max_batch=max_batch)
+            x = average(
+                self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter,
+                consistency=self.consistency, noise=noise, seed=self.seed, max_batch=max_batch,
+            )  # fmt: skip
         return x if scale is None else x * _per_sample(scale, x)
 
 
@@ -169,8 +185,9 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
     network, model = Builder(seed=spec.seed, context={"img_size": operator.image.shape}).build(spec.model, "model", "model")
     group = _group(spec, operator)
     splitter, generator_part = _splitter(spec, operator, device)
-    rule = _test_rule(spec, operator, group)
-    made = Reconstruction(network.to(device), operator, scaling, group, rule, splitter, stream_seed(spec.seed, "test"))
+    consistency, repeats = build_consistency(spec, operator.physics, device)
+    rule = replace(_test_rule(spec, operator, group), repeats=repeats)
+    made = Reconstruction(network.to(device), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
     return made, {"model": model, "mask_generator": generator_part}
 
 
@@ -221,7 +238,8 @@ def _scaling(spec: Spec, operator: Operator) -> Scaling:
 def check_scalable(mode: str | float, operator: Operator) -> None:
     """SpecError where dividing the measurements by a number is not the same as dividing the image."""
     physics = operator.physics
-    homogeneous = isinstance(physics, LinearPhysics) and isinstance(physics.noise_model, (ZeroNoise, GaussianNoise))
+    noise = physics.noise_model
+    homogeneous = isinstance(physics, LinearPhysics) and isinstance(noise, SCALES) and bool(getattr(noise, "normalize", True))
     if mode != "none" and not homogeneous:
         name = operator.part.name if not isinstance(physics, LinearPhysics) else type(physics.noise_model).__name__
         raise SpecError([Fault(f"{name} does not scale with the image", "data.scale", "use scale: none")])
@@ -290,23 +308,11 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
 
 def _equivariant_splitting(part: Component, path: str, made: Reconstruction, builder: Builder) -> EquivariantSplitting:
     """The loss with its two sides; left out, a side is MCLoss, and null switches it off."""
-    sides: list[nn.Module | None] = []
-    for side in ("consistency_loss", "prediction_loss"):
-        given = part.parameters.get(side, Component(name="MCLoss", parameters={}))
-        if given is None:
-            sides.append(None)
-            continue
-        if not isinstance(given, Component) or given.name != "MCLoss":
-            name = given.name if isinstance(given, Component) else given
-            raise SpecError([Fault(f"{name} cannot be a side of equivariant splitting yet", f"{path}.{side}", "use MCLoss with any metric, or null")])
-        sides.append(builder.build(given, f"{path}.{side}", "loss")[0])
-    if sides == [None, None]:
-        raise SpecError([Fault("both sides of the loss are switched off", path, "leave prediction_loss out")])
     if not isinstance(made.operator.physics, LinearPhysics):
         raise SpecError([Fault(f"equivariant splitting needs a linear operator, and {made.operator.part.name} is not", "physics")])
-    for loss in sides:
-        assert loss is None or isinstance(loss, MCLoss)
-    return EquivariantSplitting(made.group, made.splitter, sides[0], sides[1])
+    given, weight = side_of(part, "prediction_loss")
+    prediction = None if given is None else builder.build(given, f"{path}.prediction_loss", "loss")[0]
+    return EquivariantSplitting(made.group, made.splitter, made.consistency, prediction, (side_of(part, "consistency_loss")[1], weight))
 
 
 def _per_sample(scale: Tensor, like: Tensor) -> Tensor:

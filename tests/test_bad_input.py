@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec
 from es_cli.errors import AnswerIsNo, CheckpointError, DataError, DeviceError, EsError, OutputError, SpecError, UsageError
+from es_cli.training.folder import claim
 from es_cli.training.run import train
 
 
@@ -38,7 +39,8 @@ def train_command(spec: Path, *overrides: str) -> list[object]:
 
 @pytest.fixture
 def model(inpainting):
-    return train(load_spec(inpainting, ["training.steps=1"]), inpainting.parent / "trained", device="cpu")
+    spec = load_spec(inpainting, ["training.steps=1"])
+    return train(spec, claim(spec, inpainting.parent / "trained"), device="cpu")
 
 
 def test_each_kind_of_error_has_its_documented_exit_code():

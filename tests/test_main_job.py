@@ -21,12 +21,18 @@ from es_cli.checkpoint import load_checkpoint, read_metadata
 from es_cli.errors import DataError
 from es_cli.evaluate import evaluate
 from es_cli.reconstruct import Reconstructor
+from es_cli.spec.schema import Spec
 from es_cli.training.events import Step, Validated
+from es_cli.training.folder import claim
 from es_cli.training.run import resume, train
 
 
 def trained(spec: Path, *overrides: str, out: str = "run", **kwargs: object) -> Path:
-    return train(load_spec(spec, overrides), spec.parent / out, device="cpu", **kwargs)
+    return started(load_spec(spec, overrides), spec.parent / out, **kwargs)
+
+
+def started(spec: Spec, out: Path, **kwargs: object) -> Path:
+    return train(spec, claim(spec, out), device="cpu", **kwargs)
 
 
 def test_training_on_measurements_alone_beats_the_adjoint(inpainting):
@@ -249,4 +255,4 @@ def test_every_shipped_spec_trains_two_steps(config, tmp_path):
         overrides += [f"data.train.images.file={tmp_path}", f"data.test.images.file={tmp_path}"]
     else:
         overrides += ["data.train.images.crops_per_image=9", "data.test.images.crops_per_image=2"]
-    assert train(load_spec(config, overrides), tmp_path / "run", device="cpu").is_file()
+    assert started(load_spec(config, overrides), tmp_path / "run").is_file()

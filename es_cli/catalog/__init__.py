@@ -3,9 +3,11 @@
 from es_cli.catalog.checking import check
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, load_class, suggest
 from es_cli.catalog.loading import check_spec, load_spec, parts_of, resolve, without_weight_files
+from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, side_of
 
 __all__ = [
     "CONTEXT_PARAMETERS",
+    "EQUIVARIANT_SPLITTING",
     "KINDS",
     "Entry",
     "Parameter",
@@ -17,6 +19,7 @@ __all__ = [
     "load_spec",
     "parts_of",
     "resolve",
+    "side_of",
     "suggest",
     "without_weight_files",
 ]

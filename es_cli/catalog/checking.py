@@ -192,7 +192,8 @@ def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str,
         return check(value, path, (found.kind,) if found else ("model",), nested=True)
     if not kinds:
         return [(path, f"wanted {_wanted(parameter, ())}, got the part {value.name}", _meaning(parameter))]
-    filled = ("mask_generator", "transform") if entry.kind == "loss" else ()
+    # what the top level of the spec, and the noise model of the physics, say already
+    filled = ("mask_generator", "transform", "sigma", "gain") if entry.kind == "loss" else ()
     return check(value, path, kinds, filled, nested=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from es_cli.catalog.checking import WEIGHT_FILES, check, with_parts
 from es_cli.catalog.consistency import check_consistency, known_of_operator
 from es_cli.catalog.entries import find
+from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, check_sides, without_weights
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.component import Component, absolute
 from es_cli.spec.document import Document, read_document
@@ -51,11 +52,11 @@ def check_spec(spec: Spec) -> list[Fault]:
     filled |= known_of_operator(spec.physics)
     found = []
     for path, kind, part in parts_of(spec):
-        if kind == "loss" and part.name == "EquivariantSplittingLoss":
+        if kind == "loss" and part.name == EQUIVARIANT_SPLITTING:
             found += _check_equivariant_splitting(part, path)
         else:
             found += check(part, path, (kind,), filled if kind == "loss" else ())
-    return [Fault(what, where, hint) for where, what, hint in (*found, *check_consistency(spec))]
+    return [Fault(what, where, hint) for where, what, hint in (*found, *check_consistency(spec), *check_sides(spec))]
 
 
 def parts_of(spec: Spec) -> Iterator[tuple[str, str, Component]]:
@@ -134,7 +135,7 @@ def _check_equivariant_splitting(part: Component, path: str) -> list[tuple[str, 
     ]
     if part.parameters.get("img_size") is not None:
         moved.append((f"{path}.img_size", "the size is that of the measurements", "leave it out"))
-    rest = {name: value for name, value in part.parameters.items() if name not in {*FROM_TOP_LEVEL, "img_size"}}
+    rest = {name: value for name, value in without_weights(part).parameters.items() if name not in {*FROM_TOP_LEVEL, "img_size"}}
     return moved + check(Component(name=part.name, parameters=rest), path, ("loss",))
 
 

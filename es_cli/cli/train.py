@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from es_cli.spec.schema import Spec
+    from es_cli.training.folder import RunFolder
 
 
 def train(
@@ -40,12 +41,13 @@ def train(
     """
     _check(spec, overrides, out, overwrite, resume, init_from)
     loaded = _load(spec, overrides)
+    # the folder is claimed before torch is imported: a name that is taken is answered at once
+    folder = None if loaded is None else _claim(loaded, out, overwrite)
     with TrainingDisplay(quiet, verbose) as display:
-        from es_cli.training import run
-
+        run = _core(folder)
         try:
-            if loaded is not None:
-                model = run.train(loaded, out, device=device, init_from=init_from, overwrite=overwrite, on_event=display)
+            if loaded is not None and folder is not None:
+                model = run.train(loaded, folder, device=device, init_from=init_from, on_event=display)
             else:
                 assert resume is not None
                 model = run.resume(resume, device=device, on_event=display)
@@ -80,6 +82,23 @@ def _load(spec: Path | None, overrides: list[str] | None) -> Spec | None:
     from es_cli.catalog import load_spec
 
     return load_spec(spec, overrides or [])
+
+
+def _claim(spec: Spec, out: Path | None, overwrite: bool) -> RunFolder:
+    from es_cli.training.folder import claim
+
+    return claim(spec, out, overwrite)
+
+
+def _core(folder: RunFolder | None) -> Any:
+    """The module that trains. Importing torch takes seconds, in which Ctrl-C must not leave a folder that cannot be resumed."""
+    try:
+        from es_cli.training import run
+    except BaseException:
+        if folder is not None:
+            folder.give_up()
+        raise
+    return run
 
 
 def _next_command(spec: Spec | None, model: Path) -> str:

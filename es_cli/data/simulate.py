@@ -26,11 +26,20 @@ def simulate(images: np.ndarray | Samples, physics: Any, seed: int, batch_size: 
         for i, image in enumerate(_each(images, batch_size)):
             torch.manual_seed(stream_seed(seed, "noise", i))
             reseed(physics, stream_seed(seed, "noise", i))
-            y = physics(torch.from_numpy(np.array(image, np.float32))[None])
+            y = _measured(physics, torch.from_numpy(np.array(image, np.float32))[None])
             if not isinstance(y, torch.Tensor):
                 raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
             measured.append(y[0].cpu().numpy())
     return np.stack(measured)
+
+
+def _measured(physics: Any, x: torch.Tensor) -> Any:
+    try:
+        return physics(x)
+    except ValueError as error:  # noise models refuse values that their noise cannot have
+        noise = type(physics.noise_model).__name__
+        hint = "choose another noise model, or images and an operator that fit it"
+        raise DataError(f"{type(physics).__name__} with {noise} cannot measure these images: {' '.join(str(error).split())[:160]}", hint=hint) from error
 
 
 def _each(images: np.ndarray | Samples, batch_size: int) -> Iterator[np.ndarray]:

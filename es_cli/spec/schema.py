@@ -57,7 +57,7 @@ Parts = Annotated[tuple[PartField, ...], BeforeValidator(_is_list), BeforeValida
 
 
 class Section(BaseModel):  # frozen, and unknown keys are refused
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Source(Section):

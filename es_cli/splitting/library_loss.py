@@ -14,15 +14,16 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from deepinv.loss import Loss, R2RLoss, SplittingLoss
+from deepinv.loss import Loss, R2RLoss, SplittingLoss, SurePGLoss
 from deepinv.loss.mri import Artifact2ArtifactLoss, RobustSplittingLoss, WeightedSplittingLoss
 from deepinv.physics import GaussianNoise
 from deepinv.physics.generator import PhysicsGenerator
 from torch import Tensor, nn
 
 from es_cli.splitting.masks import draw_split
-from es_cli.splitting.objective import Pass
-from es_cli.splitting.virtual import split_operator
+from es_cli.splitting.noise import level, noise_of_one
+from es_cli.splitting.objective import Pass, own_of
+from es_cli.splitting.virtual import split_operator, with_noise
 from es_cli.streams import reseed, stream_seed
 
 # what UNSURE learns: the noise level, and with SurePGLoss the gain
@@ -119,17 +120,19 @@ class LibraryLoss(nn.Module):
 
     def forward(self, batch: Pass) -> Tensor:
         """The loss of a batch, a scalar."""
-        if isinstance(self.loss, Artifact2ArtifactLoss) and len(batch.y) > 1:
-            # it remembers the chunk that the last sample was given, and takes it for that of all (deepinv 0.5.0)
-            return torch.stack([self._one(batch, i) for i in range(len(batch.y))]).mean()
+        if len(batch.y) > 1 and self._one_by_one(batch):
+            return torch.stack([self(of_sample(batch, i)) for i in range(len(batch.y))]).mean()
         self._reseed(batch)
         self._follow_noise(batch)
         with self._learning():
             return (self._adapted(batch) if self.adapts else self._bare(batch)).mean()
 
-    def _one(self, batch: Pass, i: int) -> Tensor:
-        x = None if batch.x is None else batch.x[i : i + 1]
-        return self(Pass(batch.network, batch.physics, batch.y[i : i + 1], x, stream_seed(batch.seed, "sample", i)))
+    def _one_by_one(self, batch: Pass) -> bool:
+        """Whether deepinv's loss is right for a single sample only (0.5.0)."""
+        if isinstance(self.loss, SurePGLoss):  # levels that differ from sample to sample do not go with its sums
+            return any(level.numel() > 1 for level in batch.physics.noise_model.buffers())
+        # it remembers the chunk that the last sample was given, and takes it for that of all
+        return isinstance(self.loss, Artifact2ArtifactLoss)
 
     def _bare(self, batch: Pass) -> Tensor:
         image = {"x_net": batch.bare} if self.needs_image else {}
@@ -156,7 +159,7 @@ class LibraryLoss(nn.Module):
         if "sigma" in self.follows:
             loss.sigma2 = noise.sigma**2
         if "gain" in self.follows:
-            loss.gain = noise.gain
+            loss.gain = level(noise.gain, batch.y)
         if "noise_model" in self.follows and isinstance(loss, R2RLoss):
             loss.noise_model = _for_r2r(noise, batch.y)
         if "noise_model" in self.follows and isinstance(loss, RobustSplittingLoss):
@@ -177,8 +180,15 @@ class LibraryLoss(nn.Module):
             setattr(self, f"learned_{name}", getattr(self.loss, name).detach())
 
 
+def of_sample(batch: Pass, i: int) -> Pass:
+    """Sample `i` of a batch as a batch of its own, with a seed of its own."""
+    physics = with_noise(batch.physics, noise_of_one(batch.physics.noise_model, i, len(batch.y)))
+    x, scale = own_of(batch.x, i), own_of(batch.scale, i)
+    return Pass(batch.network, physics, batch.y[i : i + 1], x, stream_seed(batch.seed, "sample", i), scale)
+
+
 def _for_r2r(noise: Any, y: Tensor) -> Any:
-    """The noise model with a σ that differs from sample to sample as R2R can multiply it: deepinv scales columns by it, or fails."""
-    if isinstance(noise, GaussianNoise) and noise.sigma.numel() > 1:
-        return GaussianNoise(sigma=noise.sigma.view(-1, *[1] * (y.ndim - 1)))
-    return noise
+    """The noise model with levels that multiply y (B, …): deepinv scales columns by a σ of shape (B,), or fails."""
+    made = copy.copy(noise)
+    made._buffers = {name: level(value, y) for name, value in noise._buffers.items()}
+    return made

@@ -6,26 +6,29 @@ the network that the objective holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from es_cli.splitting.consistency import Consistency, Split, Unsure, feed_each
 from es_cli.splitting.group import Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
-from es_cli.splitting.virtual import split_operator, virtual_operator
-from es_cli.streams import stream_seed
+from es_cli.splitting.noise import noise_of_one
+from es_cli.splitting.virtual import split_operator, virtual_operator, with_noise
+from es_cli.streams import generator, stream_seed
 
 
 class Pass:
     """One batch on its way through the losses: y (B, …), x (B, C, H, W) or None, the physics, and the seed of its draws.
 
-    The bare reconstruction of the full y is made once, for all losses that ask for it.
+    `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. The bare reconstruction of the full y is made once,
+    for all losses that ask for it.
     """
 
-    def __init__(self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int) -> None:
-        self.network, self.physics, self.y, self.x, self.seed = network, physics, y, x, seed
+    def __init__(self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int, scale: Tensor | None = None) -> None:
+        self.network, self.physics, self.y, self.x, self.seed, self.scale = network, physics, y, x, seed, scale
         self._bare: Tensor | None = None
 
     @property
@@ -39,18 +42,25 @@ class Pass:
 class EquivariantSplitting(nn.Module):
     """The loss of equivariant splitting, with one random g and one random split for each sample.
 
-    ``consistency(A₁x̂, M₁y) / mean(M₁) + prediction(A₂x̂, M₂y) / mean(M₂)`` with ``x̂ = T_g f(M₁y, M₁A T_g)``. Equal to
-    `deepinv.loss.EquivariantSplittingLoss` under the same split and g. Source: Sechaud et al., ICLR 2026.
+    ``w₁ consistency(A₁x̂, M₁y) / mean(M₁) + w₂ prediction(A₂x̂, M₂y) / mean(M₂)`` with ``x̂ = T_g f(M₁y, M₁A T_g)``. Equal to
+    `deepinv.loss.EquivariantSplittingLoss` under the same split and g wherever that is right. Source: Sechaud et al., ICLR 2026.
 
-    `consistency` and `prediction` are deepinv losses of (x_net, y, physics); None switches a term off (deepinv cannot).
-    An empty side weighs nothing, where deepinv gives NaN.
+    `consistency` may know about noise; `prediction` is a deepinv loss of (x_net, y, physics), unbiased for independent noise as it is. None
+    switches a term off (deepinv cannot, trap 5). An empty side weighs nothing, where deepinv gives NaN.
     """
 
     needs_ground_truth = False
 
-    def __init__(self, group: Group, splitter: Any, consistency: nn.Module | None, prediction: nn.Module | None) -> None:
+    def __init__(
+        self,
+        group: Group,
+        splitter: Any,
+        consistency: Consistency | None,
+        prediction: nn.Module | None,
+        weights: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
         super().__init__()
-        self.group, self.splitter = group, splitter
+        self.group, self.splitter, self.weights = group, splitter, weights
         self.consistency, self.prediction = consistency, prediction
 
     def forward(self, batch: Pass) -> Tensor:
@@ -65,33 +75,44 @@ class EquivariantSplitting(nn.Module):
         deepinv's loss sees every pixel).
         """
         full = sampling_mask(batch.physics)
-        masks, elements = [], []
-        for i, seed in enumerate(seeds):
-            own = full if full is None or len(full) == 1 else full[i : i + 1]
-            masks.append(draw_split(self.splitter, (1, *batch.y.shape[1:]), own, stream_seed(seed, "split")))
-            elements += self.group.draw(1, stream_seed(seed, "group"))
-        mask = torch.cat(masks)
-        x = self._reconstruct(batch, mask, elements)
+        mask = torch.cat([draw_split(self.splitter, (1, *batch.y.shape[1:]), own_of(full, i), stream_seed(seed, "split")) for i, seed in enumerate(seeds)])
+        elements = [element for seed in seeds for element in self.group.draw(1, stream_seed(seed, "group"))]
+        y = batch.y
+        if self.consistency is not None:
+            y = feed_each(self.consistency, y, self.consistency.noise(batch.physics, batch.scale), seeds)
+        x = self._reconstructor(batch, mask, elements)(mask * y)
         rest = _complement(mask, full)
         error = (rest * (batch.physics.A(x) - batch.y)) ** 2
         return error.flatten(1).sum(1) / rest.flatten(1).sum(1).clamp(min=1)
 
     def value(self, batch: Pass, mask: Tensor, elements: Sequence[Element]) -> Tensor:
         """The loss of a batch for given M₁ (B, …) and the element of each sample."""
-        x = self._reconstruct(batch, mask, elements)
-        rest = _complement(mask, sampling_mask(batch.physics))
+        rng = generator(stream_seed(batch.seed, "noise"), batch.y.device)
+        noise = None if self.consistency is None else self.consistency.noise(batch.physics, batch.scale)
+        fed = mask * (batch.y if self.consistency is None else self.consistency.feed(batch.y, noise, rng))
+        reconstruct = self._reconstructor(batch, mask, elements)
+        x = reconstruct(fed)
         total = torch.zeros((), device=x.device)
-        for loss, side in ((self.consistency, mask), (self.prediction, rest)):
-            if loss is not None:
-                part = split_operator(batch.physics, side, batch.y)
-                value = loss(x_net=x, y=side * batch.y, physics=part, model=batch.network)
-                total = total + value.mean() / side.mean().clamp(min=1 / side.numel())
+        if self.consistency is not None:
+            inside = split_operator(batch.physics, mask, batch.y)
+            split = Split(mask, batch.y, fed, inside, x, noise, lambda other: inside.A(reconstruct(other)), rng)
+            total = total + self.weights[0] * self.consistency(split)
+        if self.prediction is not None:
+            rest = _complement(mask, sampling_mask(batch.physics))
+            value = self.prediction(x_net=x, y=rest * batch.y, physics=split_operator(batch.physics, rest, batch.y), model=batch.network)
+            total = total + self.weights[1] * value.mean() / rest.mean().clamp(min=1 / rest.numel())
         return total
 
-    def _reconstruct(self, batch: Pass, mask: Tensor, elements: Sequence[Element]) -> Tensor:
+    def _reconstructor(self, batch: Pass, mask: Tensor, elements: Sequence[Element]) -> Callable[[Tensor], Tensor]:
+        """fed ↦ T_g f(fed, M₁A T_g): whoever calls it twice meets the same split and the same g."""
         g = Batch(elements)
-        split = split_operator(batch.physics, mask, batch.y)
-        return g.act(batch.network(mask * batch.y, virtual_operator(split, g, self.group.orthogonal)))
+        virtual = virtual_operator(split_operator(batch.physics, mask, batch.y), g, self.group.orthogonal)
+        return lambda fed: g.act(batch.network(fed, virtual))
+
+
+def own_of(per_sample: Tensor | None, i: int) -> Tensor | None:
+    """The part of a tensor (1 or B, …) that belongs to sample `i`, with its leading axis."""
+    return per_sample if per_sample is None or len(per_sample) == 1 else per_sample[i : i + 1]
 
 
 class Objective(nn.Module):
@@ -109,13 +130,29 @@ class Objective(nn.Module):
         """The same losses for another network."""
         return cls(network, list(zip(other.names, other.weights, other.terms, strict=True)))
 
+    def learned(self) -> dict[str, Tensor]:
+        """What the losses themselves have learned, such as the σ² of UNSURE, by a name that is stable from run to run."""
+        modules = [(f"{i}.{path}", one) for i, term in enumerate(self.terms) for path, one in term.named_modules()]
+        found = [(path.rstrip("."), one) for path, one in modules if isinstance(one, Unsure) or getattr(one, "learns", False)]
+        return {f"{path}.{name}": value for path, one in found for name, value in one.named_buffers(recurse=False)}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Go on from what `learned` gave. Raises KeyError where something is missing."""
+        for name, buffer in self.learned().items():
+            buffer.copy_(learned[name])
+
     @property
     def needs_ground_truth(self) -> bool:
         return any(bool(term.needs_ground_truth) for term in self.terms)
 
-    def forward(self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of y (B, …), a scalar, and its unweighted terms, detached. `x` is only there for a loss that the spec names as supervised."""
-        batch = Pass(self.network, physics, y, x, seed)
+    def forward(
+        self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None, scale: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of y (B, …), a scalar, and its unweighted terms, detached. `x` is only there for a loss that the spec names as supervised.
+
+        `scale` (B,) is what y and the noise of the physics were divided by, None: nothing.
+        """
+        batch = Pass(self.network, physics, y, x, seed, scale)
         total = torch.zeros((), device=y.device)
         values: dict[str, Tensor] = {}
         for name, weight, term in zip(self.names, self.weights, self.terms, strict=True):
@@ -125,16 +162,16 @@ class Objective(nn.Module):
         return total, values
 
     @torch.no_grad()
-    def held_out(self, y: Tensor, physics: Any, seeds: Sequence[int], x: Tensor | None = None) -> Tensor:
+    def held_out(self, y: Tensor, physics: Any, seeds: Sequence[int], x: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """The loss that selects weights, one value for each sample, shape (B,): the held-out error of equivariant splitting where
         the objective has it, else the objective itself, sample by sample."""
         for term in self.terms:
             if isinstance(term, EquivariantSplitting):
-                return term.held_out(Pass(self.network, physics, y, None, 0), seeds)
+                return term.held_out(Pass(self.network, physics, y, None, 0, scale), seeds)
         values = []
         for i, seed in enumerate(seeds):
-            own = None if x is None else x[i : i + 1]
-            values.append(self(y[i : i + 1], physics, seed, own)[0])
+            own = with_noise(physics, noise_of_one(physics.noise_model, i, len(y)))
+            values.append(self(y[i : i + 1], own, seed, own_of(x, i), own_of(scale, i))[0])
         return torch.stack(values)
 
 

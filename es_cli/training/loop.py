@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from es_cli.building import Builder
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
-from es_cli.experiment import Experiment, Reconstruction, is_pair
+from es_cli.experiment import Experiment, is_pair
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import Objective
@@ -59,7 +61,7 @@ def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> 
     if training.scheduler is not None:
         context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
         scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
-    return TrainingState(network, average, optimizer, scheduler, Progress())
+    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress())
 
 
 def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:
@@ -99,12 +101,12 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     size = spec.training.batch_size
     per_epoch = math.ceil(len(train) / size)
     epoch, position = divmod(step - 1, per_epoch)
-    order = torch.randperm(len(train), generator=generator(stream_seed(spec.seed, "order", epoch)))
-    y, x, physics = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
+    order = _order(stream_seed(spec.seed, "order", epoch), len(train))
+    y, x, physics, scale = _scaled_batch(experiment, train, order[position * size : (position + 1) * size].tolist(), device)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
-    loss, terms = experiment.objective(y, physics, seed, x)
+    loss, terms = experiment.objective(y, physics, seed, x, scale)
     loss.backward()
     if spec.training.gradient_clip is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), spec.training.gradient_clip)
@@ -114,15 +116,23 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     return loss.detach(), terms
 
 
-def _scaled_batch(experiment: Experiment, data: Measurements, positions: list[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any]:
-    """A batch and the physics in the units in which the network works."""
+@lru_cache(maxsize=1)
+def _order(seed: int, samples: int) -> Tensor:
+    """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
+    return torch.randperm(samples, generator=generator(seed))
+
+
+def _scaled_batch(
+    experiment: Experiment, data: Measurements, positions: list[int], device: torch.device
+) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
+    """A batch and the physics in the units in which the network works, and the scale of each sample, None where nothing is scaled."""
     y, x = data.batch(positions, device)
     made = experiment.reconstruction
     scale = made.scaling.of(y, made.operator.physics)
     y, physics = made.scaling.apply(scale, y, made.operator.physics)
     if x is not None and scale is not None:
         x = x / scale.view(-1, *[1] * (x.ndim - 1))
-    return y, x, physics
+    return y, x, physics, scale
 
 
 @torch.no_grad()
@@ -155,10 +165,10 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     size = spec.training.batch_size
     for start in range(0, len(data), size):
         positions = list(range(start, min(start + size, len(data))))
-        y, x, physics = _scaled_batch(experiment, data, positions, device)
+        y, x, physics, scale = _scaled_batch(experiment, data, positions, device)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
-        losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None))
+        losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale))
         if x is not None:
             psnrs.append(_psnr(experiment, objective.network, data, positions, device))
     loss = float(torch.cat(losses).double().mean())
@@ -174,6 +184,5 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
 def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
     y, x = data.batch(positions, device)
     made = experiment.reconstruction
-    one = Reconstruction(network, made.operator, made.scaling, made.group, ONE_CALL, made.splitter, made.seed)
-    return PSNR(complex_abs=is_pair(made.operator.physics))(one(y), x)
+    return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL), x)
 

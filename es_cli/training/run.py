@@ -8,12 +8,11 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,16 +20,16 @@ from typing import Any
 
 import torch
 
-from es_cli import catalog
+from es_cli import catalog, figures
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged, OutputError, UsageError
+from es_cli.errors import CheckpointError, Diverged
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
-from es_cli.report import figures
-from es_cli.spec.document import to_dict, to_yaml
+from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
+from es_cli.training.folder import SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
 from es_cli.training.runtime import resolve_device
 
@@ -48,69 +47,30 @@ class Interrupted(BaseException):
         self.signal, self.run_dir = number, run_dir
 
 
-def new_run_dir(name: str, explicit: Path | None = None, overwrite: bool = False) -> Path:
-    """Make the folder of a run: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free. One to overwrite is left as it is.
-
-    Raises UsageError where `explicit` exists and may not be overwritten, OutputError where the folder cannot be made.
-    """
-    if explicit is not None and explicit.exists():
-        if not overwrite:
-            raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
-        if not (explicit / "spec.yaml").is_file():
-            raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
-        return explicit
-    try:
-        if explicit is not None:
-            explicit.mkdir(parents=True)
-            return explicit
-        for number in range(1, 100_000):
-            folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return folder
-    except OSError as error:
-        raise OutputError(f"the folder of the run cannot be made: {error.strerror}", where=str(explicit or "runs"), hint="give another -o") from error
-    raise OutputError(f"runs/{name} to runs/{name}-99999 all exist", hint="give -o")
-
-
 def train(
     spec: Spec,
-    run_dir: Path | None = None,
+    folder: RunFolder,
     *,
     device: str = "auto",
     init_from: Path | None = None,
-    overwrite: bool = False,
     on_event: Listener = lambda event: None,
 ) -> Path:
-    """Train what `spec` asks for and return the path of model.safetensors.
+    """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
-    `run_dir` None is runs/NAME; `init_from` is a checkpoint whose network is the start, None for fresh weights.
-    Raises any EsError; Interrupted after a signal, with the state saved.
+    `init_from` is a checkpoint whose network is the start, None for fresh weights. Raises any EsError, the folder then being given up;
+    Interrupted after a signal, with the state saved.
     """
-    where = resolve_device(device)
-    replaces = run_dir is not None and run_dir.exists()
-    folder = new_run_dir(spec.name, run_dir, overwrite)
     try:
-        if not replaces:
-            write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
+        where = resolve_device(device)
         experiment = build_experiment(spec, where)
         if init_from is not None:
             _start_from(experiment, init_from)
     except BaseException:
-        # nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept
-        if not replaces:
-            shutil.rmtree(folder, ignore_errors=True)
-        if run_dir is None:
-            with suppress(OSError):  # runs/ itself goes too, unless other runs lie in it
-                folder.parent.rmdir()
+        folder.give_up()
         raise
-    if replaces:
-        shutil.rmtree(folder)
-        write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
-    write_bytes(folder / "environment.json", json.dumps(_environment(where), indent=1).encode())
-    return _Run(experiment, folder, where, on_event).go(resumed=False)
+    folder.start(spec)
+    write_bytes(folder.path / "environment.json", json.dumps(_environment(where), indent=1).encode())
+    return _Run(experiment, folder.path, where, on_event).go(resumed=False)
 
 
 def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
@@ -118,7 +78,7 @@ def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda e
 
     Raises CheckpointError where the folder holds no run or no state.
     """
-    spec_file = run_dir / "spec.yaml"
+    spec_file = run_dir / SPEC
     if not spec_file.is_file():
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
     where = resolve_device(device)
@@ -211,6 +171,7 @@ class _Run:
         experiment = self.experiment
         tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
         tensors.update(experiment.operator.arrays)
+        tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
         # weights that a spec named as a file are in the tensors by now; its path would say where they lay
         resolved = experiment.resolved
         described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model)}))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from es_cli.data.writers import write_bytes
 from es_cli.errors import CheckpointError
+from es_cli.splitting.objective import Objective
 
 
 @dataclass
@@ -30,13 +31,18 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """Network, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress."""
+    """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress."""
 
-    network: nn.Module
+    objective: Objective
     average: nn.Module | None
     optimizer: torch.optim.Optimizer
     scheduler: Any
     progress: Progress
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        return self.objective.network
 
     @property
     def evaluated(self) -> nn.Module:
@@ -47,6 +53,7 @@ class TrainingState:
         """Write everything that resuming needs to one file, whole or not at all. Raises OutputError."""
         tensors: dict[str, Tensor] = {}
         _add(tensors, "network", self.network.state_dict())
+        _add(tensors, "objective", self.objective.learned())
         if self.average is not None:
             _add(tensors, "average", self.average.state_dict())
         described = {
@@ -65,6 +72,7 @@ class TrainingState:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
                 described = json.loads(file.metadata()["es-state"])
             self.network.load_state_dict(_part(tensors, "network"))
+            self.objective.restore(_part(tensors, "objective"))
             if self.average is not None:
                 self.average.load_state_dict(_part(tensors, "average"))
             self.optimizer.load_state_dict(_unpack(described["optimizer"], tensors))

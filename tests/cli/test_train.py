@@ -13,6 +13,7 @@ from es_cli.cli.app import app
 from es_cli.errors import Diverged
 from es_cli.training import run
 from es_cli.training.events import Note, Previewed, Started, Step, Stopped, Validated
+from es_cli.training.folder import RunFolder
 
 SPEC = """
 name: tiny
@@ -48,8 +49,8 @@ def es(monkeypatch, tmp_path):
             on_event(event)
         return RUN / "model.safetensors"
 
-    def train(spec, run_dir=None, **options):
-        command.calls.append(("train", spec, run_dir, options))
+    def train(spec, folder, **options):
+        command.calls.append(("train", spec, folder, options))
         return tell(options["on_event"])
 
     def resume(run_dir, **options):
@@ -103,10 +104,23 @@ def test_quiet_says_nothing_but_the_path(es):
 
 
 def test_options_reach_the_core(es):
-    es("spec.yaml", "training.steps=7", "losses.0.weight=2", "-o", "out", "--overwrite", "--device", "cuda:1", "--init-from", "m.safetensors")
-    ((_, spec, run_dir, options),) = es.calls
-    assert (spec.training.steps, spec.losses[0].weight, run_dir) == (7, 2, Path("out"))
-    assert (options["overwrite"], options["device"], options["init_from"]) == (True, "cuda:1", Path("m.safetensors"))
+    es("spec.yaml", "training.steps=7", "losses.0.weight=2", "-o", "out", "--device", "cuda:1", "--init-from", "m.safetensors")
+    es("spec.yaml", "-o", str(RUN), "--overwrite")
+    (_, spec, folder, options), (_, _, replaced, _) = es.calls
+    assert (spec.training.steps, spec.losses[0].weight, folder) == (7, 2, RunFolder(Path("out")))
+    assert (options["device"], options["init_from"]) == ("cuda:1", Path("m.safetensors"))
+    assert replaced == RunFolder(RUN, replaces=True)
+
+
+def test_the_folder_and_its_spec_are_there_before_the_core_is_called(es):
+    es("spec.yaml", "training.steps=7", "-o", "out")
+    assert "steps: 7" in Path("out/spec.yaml").read_text()
+
+
+def test_a_second_run_of_a_default_name_gets_a_number(es):
+    es("spec.yaml")
+    ((_, _, folder, _),) = es.calls
+    assert folder == RunFolder(Path("runs/tiny-2"))
 
 
 def test_resume_goes_on_in_the_folder_of_the_run(es):

@@ -10,6 +10,7 @@ from deepinv.physics import MRI, CompressedSensing, Denoising, GaussianNoise, In
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator, GaussianMaskGenerator
 
 from es_cli.splitting.actions import turn_and_flip
+from es_cli.splitting.consistency import Measured
 from es_cli.splitting.group import FiniteGroup, named_group
 from es_cli.splitting.library_loss import LibraryLoss, SeededSplits, quick_to_clone
 from es_cli.splitting.masks import sampling_mask
@@ -133,7 +134,7 @@ def test_beside_a_loss_that_adapts_the_model_others_see_the_bare_network_on_the_
     physics = with_noise(physics, GaussianNoise(sigma=0.1))
     splitter = splits(y).splitter
     first = {
-        "es": lambda: EquivariantSplitting(named_group("D4", y.shape), splitter, MCLoss(), MCLoss()),
+        "es": lambda: EquivariantSplitting(named_group("D4", y.shape), splitter, Measured(MCLoss()), MCLoss()),
         "splitting": lambda: LibraryLoss(SplittingLoss(mask_generator=splits(y))),
         "r2r": lambda: LibraryLoss(R2RLoss()),
     }[adapting]()
@@ -185,10 +186,9 @@ def test_what_unsure_learns_is_a_buffer_without_a_graph_and_evaluation_leaves_it
     objective = Objective(network.eval(), [("unsure", 1.0, term)])
     assert torch.isfinite(objective.held_out(y, physics, [1, 2, 3])).all()
     assert all(torch.equal(value, after[key]) for key, value in term.state_dict().items())
-    resumed = LibraryLoss(loss())
-    resumed.load_state_dict(after)
-    batch = Pass(network.train(), physics, y, None, 9)
-    assert torch.equal(resumed(batch), term(Pass(network, physics, y, None, 9)))
+    resumed = Objective(network.train(), [("unsure", 1.0, LibraryLoss(loss()))])
+    resumed.restore(objective.learned())
+    assert torch.equal(resumed(y, physics, 9)[0], objective(y, physics, 9)[0])
 
 
 @pytest.mark.parametrize("make", [lambda y: SplittingLoss(mask_generator=splits(y)), lambda y: R2RLoss(alpha=0.15)], ids=["splitting", "r2r"])

@@ -11,6 +11,7 @@ from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from deepinv.transform import Reflect, Rotate
 
 from es_cli.splitting.averaging import TestRule, average
+from es_cli.splitting.consistency import Measured
 from es_cli.splitting.group import named_group
 from es_cli.splitting.masks import draw_split, sampling_mask
 from es_cli.splitting.objective import EquivariantSplitting, Objective, Pass
@@ -48,7 +49,7 @@ def splitter(y, **kwargs):
 
 
 def loss(y, group="D4", **kwargs):
-    sides = {"consistency": MCLoss(), "prediction": MCLoss()} | kwargs
+    sides = {"consistency": Measured(MCLoss()), "prediction": MCLoss()} | kwargs
     return EquivariantSplitting(named_group(group, y.shape), splitter(y), **sides)
 
 
@@ -91,11 +92,13 @@ def test_random_splits_at_evaluation_are_the_mean_over_their_own_draws():
     ours = average(network, y, physics, rule, group, splitter(y), seed=9)
     singles = []
     for j in range(3):
-        mask = draw_split(splitter(y), y.shape, physics.mask, stream_seed(9, "test-split", j))
+        mask = draw_split(splitter(y), (1, *y.shape[1:]), physics.mask, stream_seed(9, "test-split", j)).expand_as(y)
         y1, physics1 = SplittingLoss.split(mask, y, physics)
         singles.append(network(y1, physics1))
     assert torch.allclose(ours, torch.stack(singles).mean(0), atol=1e-6)
     assert rule.network_calls == 3
+    # a sample's image does not depend on the batch that it comes in
+    assert torch.allclose(average(network, y[2:], physics, rule, group, splitter(y), seed=9), ours[2:], atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [3, 1])

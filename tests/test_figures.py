@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from es_cli import figures
 from es_cli.errors import OutputError
-from es_cli.report import figures
 
 
 def picture(path) -> np.ndarray:
@@ -86,6 +86,6 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_no_screen_is_looked_for(python):
-    code = "import sys, numpy; from pathlib import Path; from es_cli.report import figures; figures.preview(Path('p.png'), {'x': numpy.ones((1, 1, 4, 4))})"
+    code = "import sys, numpy; from pathlib import Path; from es_cli import figures; figures.preview(Path('p.png'), {'x': numpy.ones((1, 1, 4, 4))})"
     done = python(code + "; assert 'matplotlib.pyplot' not in sys.modules")
     assert done.returncode == 0, done.stderr

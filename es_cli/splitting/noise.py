@@ -1,0 +1,70 @@
+"""Noise of a measurement: its levels as tensors beside the samples they belong to, in the network's units, and recorruption by more of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from deepinv.physics import GammaNoise, GaussianNoise, PoissonGaussianNoise, PoissonNoise
+from torch import Tensor
+
+RECORRUPTIBLE = (GaussianNoise, PoissonNoise, GammaNoise)
+
+
+def level(value: Tensor, y: Tensor) -> Tensor:
+    """A noise level, of all samples or of each, shape (), (1,), (B,) or (B, 1, …), as a tensor that multiplies y (B, …).
+
+    A σ of shape (B,) would otherwise scale the columns of an image that is B pixels wide (deepinv 0.5.0, trap 7).
+    """
+    if value.numel() == 1:
+        return value.reshape(())
+    return value.reshape(-1, *[1] * (y.ndim - 1)) if value.ndim < y.ndim else value
+
+
+def rescaled(noise: Any, scale: Tensor | None) -> Any:
+    """The noise of y / scale, where `noise` is that of y; scale has shape (B,), None is 1. The original stays as it was.
+
+    Only for noise that scales with the image; anything else is returned as it is.
+    """
+    if scale is None:
+        return noise
+    if isinstance(noise, GaussianNoise):
+        return GaussianNoise(sigma=noise.sigma / scale)
+    if isinstance(noise, PoissonNoise):
+        return PoissonNoise(gain=noise.gain / scale, normalize=bool(noise.normalize), clip_positive=noise.clip_positive)
+    if isinstance(noise, PoissonGaussianNoise):
+        return PoissonGaussianNoise(gain=noise.gain / scale, sigma=noise.sigma / scale, clip_positive=noise.clip_positive)
+    return noise
+
+
+def noise_of_one(noise: Any, i: int, batch: int) -> Any:
+    """The noise of sample `i` of a batch: `noise` itself where all samples share its levels."""
+    levels = dict(noise.named_buffers())
+    own = {name: value[i : i + 1] for name, value in levels.items() if value.ndim > 0 and batch > 1 and len(value) == batch}
+    if not own:
+        return noise
+    one = copy.copy(noise)
+    one._buffers = {**noise._buffers, **own}
+    return one
+
+
+def recorrupt(y: Tensor, noise: Any, alpha: float, rng: torch.Generator) -> Tensor:
+    """y⁺ = y made noisier, such that y⁺ and y⁻ = (y − (1 − α) y⁺) / α are independent given the image: y (B, …), 0 < α < 1.
+
+    Gaussian: y + √(α / (1 − α)) ω with ω ~ N(0, σ²). Poisson: binomial thinning. Gamma: beta thinning.
+    Source: Monroy et al., Generalized Recorrupted-to-Recorrupted, CVPR 2025, table 1.
+    """
+    if isinstance(noise, GaussianNoise):
+        drawn = torch.empty_like(y).normal_(generator=rng)
+        return y + math.sqrt(alpha / (1 - alpha)) * level(noise.sigma, y) * drawn
+    if isinstance(noise, PoissonNoise):
+        gain = level(noise.gain, y)
+        counts = (y / gain).round().clamp(min=0)
+        thinned = torch.binomial(counts, torch.full_like(counts, alpha), generator=rng)
+        return (y - gain * thinned) / (1 - alpha)
+    shape = level(noise.l, y).expand_as(y)
+    # torch.distributions takes no generator: a beta variable is the ratio of two gamma variables
+    first, second = (torch._standard_gamma(shape * part, generator=rng) for part in (alpha, 1 - alpha))
+    return y * (second / (first + second)) / (1 - alpha)

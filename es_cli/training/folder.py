@@ -1,0 +1,77 @@
+"""The folder of a run: claimed, with the spec in it, before anything heavy is imported, and given up where nothing could be trained."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from es_cli.data.writers import write_bytes
+from es_cli.errors import OutputError, UsageError
+from es_cli.spec.document import to_yaml
+from es_cli.spec.schema import Spec
+
+SPEC = "spec.yaml"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A claimed folder. `replaces`: an older run lies in it, which is kept until the new one can start."""
+
+    path: Path
+    replaces: bool = False
+
+    def start(self, spec: Spec) -> None:
+        """Nothing can go wrong any more before the first step: what is to be replaced goes. Raises OutputError."""
+        if self.replaces:
+            shutil.rmtree(self.path)
+            write_bytes(self.path / SPEC, to_yaml(spec).encode())
+
+    def give_up(self) -> None:
+        """Nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept."""
+        if self.replaces:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.parent == RUNS:
+            with suppress(OSError):  # runs/ itself goes too, unless other runs lie in it
+                RUNS.rmdir()
+
+
+def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> RunFolder:
+    """Make the folder of a run and write its spec: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
+
+    One to overwrite is left as it is. Raises UsageError where `explicit` exists and may not be overwritten, OutputError where the folder
+    cannot be made.
+    """
+    if explicit is not None and explicit.exists():
+        if not overwrite:
+            raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
+        if not (explicit / SPEC).is_file():
+            raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
+        return RunFolder(explicit, replaces=True)
+    folder = RunFolder(_made(spec.name, explicit))
+    try:
+        write_bytes(folder.path / SPEC, to_yaml(spec).encode())
+    except OutputError:
+        folder.give_up()
+        raise
+    return folder
+
+
+def _made(name: str, explicit: Path | None) -> Path:
+    try:
+        if explicit is not None:
+            explicit.mkdir(parents=True)
+            return explicit
+        for number in range(1, 100_000):
+            path = RUNS / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise OutputError(f"the folder of the run cannot be made: {error.strerror}", where=str(explicit or RUNS), hint="give another -o") from error
+    raise OutputError(f"{RUNS / name} to {RUNS / name}-99999 all exist", hint="give -o")
