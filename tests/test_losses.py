@@ -139,6 +139,7 @@ def test_what_does_not_go_together_is_refused_before_training(folder: Path) -> N
     assert "needs sigma" in refusal(folder, "SureGaussianLoss", physics=raw)
     assert "needs transform" in refusal(folder, "EILoss", transforms={"group": "trivial"})
     assert "physics_generator must be passed" in refusal(folder, "MOILoss")
+    assert "alpha is 1.5" in refusal(folder, {"name": "R2RLoss", "alpha": 1.5})
     assert "R2RLoss does not know ZeroNoise" in refusal(folder, "R2RLoss", physics=raw)
     assert "compares an image that was shifted with one that was turned" in refusal(folder, "AugmentConsistencyLoss", transforms={"group": "trivial"})
     assert "units of the measurements" in refusal(folder, {"name": "SureGaussianLoss", "sigma": 0.05}, data={**images, "scale": "per-sample"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from es_cli.streams import generator, reseed, stream_seed
 TOLERANCE = 1e-3
 # how many random elements are tried
 TRIED = 6
+# what deepinv and torch raise about images of another shape
+COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, NotImplementedError, ArithmeticError, ImportError)
 
 
 class TransformGroup(Group):
@@ -111,21 +114,32 @@ def _relative(made: Tensor, wanted: Tensor) -> float:
 def transform_group(transforms: Sequence[Any], image_shape: Sequence[int], paths: Sequence[str]) -> TransformGroup:
     """The products of `transforms` on images (C, …, H, W), each tried on random images first; `paths` are their places in the spec.
 
-    Raises SpecError for a transform that is not undone to `TOLERANCE`, with what was measured and what would work.
+    Raises SpecError for a transform that is not undone to `TOLERANCE`, or cannot act at all, with what was measured and what would work.
     """
     faults = []
     orthogonal = True
     for one, path in zip(transforms, paths, strict=True):
-        alone = TransformGroup([one], image_shape)
-        measured = defects(alone, image_shape)
+        try:
+            measured = _measured(one, image_shape)
+        except COMPLAINTS as error:
+            text = " ".join(str(error).split())[:200] or type(error).__name__
+            why = "needs a package that is not installed" if isinstance(error, ImportError) else "cannot act on these images"
+            faults.append(Fault(f"{type(one).__name__} {why}: {text}", path, _what_would_work(one, image_shape)))
+            continue
         orthogonal = orthogonal and measured.adjoint <= TOLERANCE
         if measured.round_trip > TOLERANCE:
-            lost = "the shape" if measured.round_trip == float("inf") else f"{100 * measured.round_trip:.2g} %"
+            lost = "the shape" if measured.round_trip == float("inf") else f"{100 * measured.round_trip:.3g} %"
             what = f"{type(one).__name__} is not undone by its inverse: {lost} of a random image is lost ({measured.worst})"
             faults.append(Fault(what, path, _what_would_work(one, image_shape)))
     if faults:
         raise SpecError(faults)
     return TransformGroup(transforms, image_shape, orthogonal)
+
+
+def _measured(transform: Any, image_shape: Sequence[int]) -> Defects:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deepinv calls torch in ways that torch is about to change
+        return defects(TransformGroup([transform], image_shape), image_shape)
 
 
 def _what_would_work(transform: Any, image_shape: Sequence[int]) -> str:
