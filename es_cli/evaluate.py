@@ -110,7 +110,7 @@ def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tu
 
 def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray:
     """All samples of a source, read as training reads them and arranged for the operator. Raises DataError where they do not fit or are not finite."""
-    stack = open_stack(source, pictures=pictures, seed=0)
+    stack = open_stack(source, pictures=pictures, seed=0, part="test")
     array, _ = layout.arrange(stack.read(range(len(stack))), stack.names[0])
     finite = np.isfinite(array).reshape(len(array), -1).all(1)
     if not finite.all():

@@ -191,10 +191,10 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
     return made, {"model": model, "mask_generator": generator_part}
 
 
-def _open(source: Source | None, pictures: bool, seed: int) -> Samples:
+def _open(source: Source | None, pictures: bool, seed: int, part: str = "train") -> Samples:
     """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read."""
     assert source is not None  # a Pair has measurements or images
-    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"))
+    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part)
     bad = find_nonfinite(stack)
     if bad is not None:
         raise not_finite(bad, stack.names[bad])
@@ -205,13 +205,13 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
     """The samples of one part of the data; measured once from images, with one operator and one noise draw each, where only images are given."""
     part = operator.part
     if pair.measurements is None:
-        images = opened or as_samples(_open(pair.images, True, seed), part)
+        images = opened or as_samples(_open(pair.images, True, seed, purpose), part)
         x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
         y = ArrayStack(simulate(x.array, operator.physics, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image)
-    y_stack = opened or as_samples(_open(pair.measurements, False, seed), part)
+    y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
-    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed), part)
+    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
     return Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image)

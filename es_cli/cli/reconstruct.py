@@ -24,22 +24,23 @@ def reconstruct(
     ckpt: Checkpoint,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="OUT", help="A .npy, .png or .tif file, a folder, or - for .npy on standard output; ./STEM.recon.npy if left out."),
+        typer.Option("-o", "--out", metavar="OUT", help="A file (.npy .npz .h5 .zarr .nii .cfl .png .tif), a folder, or - for .npy on standard output; ./STEM.recon.npy if left out."),
     ] = None,
     overwrite: Overwrite = False,
-    key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz or .h5 file; needed where it holds several.")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Make images from measurements: one or a batch, told apart by the operator's shape; complex in, complex out.
 
-    Prints the path of each output. Several arrays on standard input, one after another, are several inputs. Nothing but the checkpoint is needed.
+    Prints the path of each output. Voxel size and position go from input to output where both have a place for them. Several arrays on standard input, one after another, are several inputs. Nothing but the checkpoint is needed.
 
     \b
     Examples:
       es reconstruct --ckpt m.safetensors y.npy -o x.png
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
+      es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
     targets = output_files(inputs, out, overwrite)
@@ -51,7 +52,7 @@ def reconstruct(
         for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
             for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
                 image = model.reconstruct(measured, where)
-                _write(image, target if number == 1 else _numbered(target, number, overwrite), stdout)
+                _write(image, target if number == 1 else _numbered(target, number, overwrite), stdout, (source, key, measured.shape))
             on_progress(done, len(inputs))
 
 
@@ -81,7 +82,9 @@ def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Pa
 
 
 def _is_folder(out: str | None, inputs: list[str]) -> bool:
-    return out is not None and (len(inputs) > 1 or out.endswith(("/", "\\")) or Path(out).is_dir())
+    # a .zarr is a folder to the system and a file to whoever writes it
+    existing = out is not None and Path(out).is_dir() and Path(out).suffix.lower() != ".zarr"
+    return out is not None and (len(inputs) > 1 or out.endswith(("/", "\\")) or existing)
 
 
 def _check_folder(folder: Path) -> None:
@@ -90,10 +93,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_suffix(path: Path) -> None:
-    from es_cli.data.writers import SUFFIXES
+    from es_cli.data.writers import INSTEAD, SUFFIXES, suffix_of
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
+        hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
+        raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=hint)
 
 
 def _measurements(source: str, key: str | None, one_file: bool) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
@@ -129,11 +134,14 @@ def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
     return path
 
 
-def _write(image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO) -> None:
-    from es_cli.data import writers
+def _write(image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]]) -> None:
+    """Write one image; `origin` is the file, the key and the shape of its measurements, whose geometry is the image's where the shapes are equal."""
+    from es_cli.data import readers, writers
 
     if target is None:
         writers.write_npy(stdout.buffer, image)
         return
-    writers.write_array(target, image)
+    source, key, shape = origin
+    kept = source != STREAM and image.shape == shape and writers.suffix_of(target) in writers.GEOMETRIC
+    writers.write_array(target, image, readers.read_geometry(Path(source), key) if kept else None)
     answer(str(target), stdout)

@@ -13,19 +13,16 @@ from typing import IO, Any
 import numpy as np
 
 from es_cli.data.files import listed, reading
+from es_cli.data.formats.base import CLAIM_LIMIT, DEFLATE_LIMIT, ArrayReader, check_claim
+from es_cli.data.geometry import Geometry
 from es_cli.data.npy import DAMAGED, Header, check_dtype, read_header, read_values
 from es_cli.errors import DataError
 
 OWNERS = ("subject", "patient")  # arrays of these names say to whom each sample belongs
-DEFLATE_LIMIT = 1032  # deflate cannot expand one byte to more
-CLAIM_LIMIT = 1 << 26  # bytes that an HDF5 file may claim beyond what it could have compressed
 
 
-class Npz:
+class Npz(ArrayReader):
     """An .npz file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def header(self, key: str | None) -> Header:
         """Shape and type of one array. Raises DataError."""
@@ -40,13 +37,13 @@ class Npz:
     def owners(self, key: str | None, count: int) -> np.ndarray | None:
         """To whom each of `count` samples belongs, an int id each; None where the file does not say."""
         with self._opened() as archive:
-            chosen = _choose(self.path, _npy_members(archive), key)
+            chosen = choose(self.path, _npy_members(archive), key)
             for name in OWNERS:
                 if name not in _npy_members(archive) or name == chosen:
                     continue
                 with self._member(archive, name, numeric=False) as (stream, header):
                     if header.shape == (count,):
-                        return _ids(read_values(stream, header, self._where(name)))
+                        return as_ids(read_values(stream, header, self._where(name)))
         return None
 
     def _where(self, key: str | None) -> str:
@@ -64,7 +61,7 @@ class Npz:
 
     @contextmanager
     def _member(self, archive: zipfile.ZipFile, key: str | None, numeric: bool = True) -> Iterator[tuple[IO[bytes], Header]]:
-        chosen = _choose(self.path, _npy_members(archive), key)
+        chosen = choose(self.path, _npy_members(archive), key)
         where, member = self._where(chosen), _npy_members(archive)[chosen]
         if member.file_size > DEFLATE_LIMIT * member.compress_size + CLAIM_LIMIT:
             claim = f"{member.compress_size} bytes claim to unpack to {member.file_size}"
@@ -79,11 +76,12 @@ class Npz:
             yield stream, header
 
 
-class Hdf5:
-    """An HDF5 file, opened anew for every reading: nothing stays locked, and a copy in another process reads too."""
+class Hdf5(ArrayReader):
+    """An HDF5 file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    @property
+    def by_rows(self) -> bool:
+        return True
 
     def header(self, key: str | None) -> Header:
         """Shape and type of one array. Raises DataError."""
@@ -93,14 +91,13 @@ class Hdf5:
     def read(self, key: str | None) -> np.ndarray:
         """One array, whole. Raises DataError."""
         with self._dataset(key) as dataset:
-            if dataset.nbytes > 2 * DEFLATE_LIMIT * dataset.id.get_storage_size() + CLAIM_LIMIT:
-                what = f"claims {dataset.nbytes} bytes, and holds {dataset.id.get_storage_size()}"
-                raise DataError(what, where=f"{self.path}[{dataset.name}]", hint="the file is damaged or not to be trusted")
+            check_claim(dataset.nbytes, dataset.id.get_storage_size(), f"{self.path}[{dataset.name}]")
             return np.asarray(dataset[()])
 
     def read_rows(self, key: str | None, rows: list[int]) -> np.ndarray:
         """Samples of the array's leading axis, in the order of `rows`. Raises DataError."""
         with self._dataset(key) as dataset:
+            check_claim(dataset.nbytes // max(len(dataset), 1), dataset.id.get_storage_size(), f"{self.path}[{dataset.name}]")
             out = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
             for place, row in enumerate(rows):
                 out[place] = dataset[row]
@@ -109,12 +106,22 @@ class Hdf5:
     def owners(self, key: str | None, count: int) -> np.ndarray | None:
         """To whom each of `count` samples belongs, an int id each; None where the file does not say."""
         with self._opened() as (file, datasets):
-            chosen = _choose(self.path, datasets, key)
+            chosen = choose(self.path, datasets, key)
             folder = chosen.rpartition("/")[0]
             for name in [f"{folder}/{owner}".lstrip("/") for owner in OWNERS] + list(OWNERS):
                 if name in datasets and name != chosen and datasets[name].shape == (count,):
-                    return _ids(np.asarray(file[name][()]))
+                    return as_ids(np.asarray(file[name][()]))
         return None
+
+    def geometry(self, key: str | None) -> Geometry | None:
+        """What es wrote beside the array; None in files of others."""
+        with self._dataset(key) as dataset:
+            return Geometry.from_attributes(dict(dataset.attrs), "hdf5", dataset.dtype, dataset.ndim)
+
+    def names(self) -> dict[str, tuple[int, ...]]:
+        """The arrays in the file by key, with their shapes. Raises DataError."""
+        with self._opened() as (_, datasets):
+            return {name: tuple(dataset.shape) for name, dataset in datasets.items()}
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -123,7 +130,8 @@ class Hdf5:
         datasets: dict[str, Any] = {}
 
         def collect(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset) and node.shape is not None:
+            # a damaged name comes as bytes
+            if isinstance(name, str) and isinstance(node, h5py.Dataset) and node.shape is not None:
                 datasets[name] = node
 
         with reading(self.path), open(self.path, "rb"):
@@ -132,13 +140,13 @@ class Hdf5:
             with h5py.File(self.path, "r") as file:
                 file.visititems(collect)
                 yield file, datasets
-        except (OSError, RuntimeError, KeyError, MemoryError) as error:
+        except (OSError, RuntimeError, LookupError, MemoryError, ValueError, TypeError) as error:
             raise DataError(f"not a whole HDF5 file: {str(error)[:120]}", where=str(self.path), hint=DAMAGED) from error
 
     @contextmanager
     def _dataset(self, key: str | None) -> Iterator[Any]:
         with self._opened() as (_, datasets):
-            dataset = datasets[_choose(self.path, datasets, None if key is None else key.strip("/"))]
+            dataset = datasets[choose(self.path, datasets, None if key is None else key.strip("/"))]
             check_dtype(dataset.dtype, f"{self.path}[{dataset.name}]")
             yield dataset
 
@@ -147,7 +155,7 @@ def _npy_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {info.filename[: -len(".npy")]: info for info in archive.infolist() if info.filename.endswith(".npy")}
 
 
-def _choose(path: Path, held: Mapping[str, Any], key: str | None) -> str:
+def choose(path: Path, held: Mapping[str, Any], key: str | None) -> str:
     """The key of the array that is meant: `key`, or the only array beside those that name subjects. Raises DataError."""
     if not held:
         raise DataError("the file holds no array", where=str(path), hint="write one with np.savez or h5py")
@@ -164,5 +172,5 @@ def _choose(path: Path, held: Mapping[str, Any], key: str | None) -> str:
     return arrays[0]
 
 
-def _ids(names: np.ndarray) -> np.ndarray:
+def as_ids(names: np.ndarray) -> np.ndarray:
     return np.unique(names, return_inverse=True)[1].astype(np.int64)

@@ -10,38 +10,58 @@ from pathlib import Path
 
 from es_cli.errors import DataError
 
-ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
+ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".nii", ".nii.gz", ".dcm", ".cfl", ".zarr", ".zarr.zip")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+DOUBLE = (".nii.gz", ".zarr.zip")  # suffixes of two parts
 READABLE = f"es reads {' '.join(ARRAYS + PICTURES)}"
 
 
+def suffix_of(path: Path) -> str:
+    """The suffix by which a file's kind is known, in lower case: .nii.gz of brain.T1.nii.gz, empty where there is none."""
+    name = path.name.lower()
+    return next((double for double in DOUBLE if name.endswith(double)), path.suffix.lower())
+
+
 def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES
+    return suffix_of(path) in PICTURES
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The DICOM files in a folder, sorted by name; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    with reading(folder):
+        return sorted(file for file in folder.iterdir() if suffix_of(file) == ".dcm" and not file.name.startswith(".") and file.is_file())
 
 
 def check_file(path: Path) -> Path:
-    """`path`, after making sure that it is a file that can be opened and of a kind that es reads.
+    """`path`, after making sure that it can be opened and is of a kind that es reads: a file, a .zarr folder, or a folder of .dcm files.
 
-    Raises DataError where it is missing, a folder, not readable, or of another kind.
+    Raises DataError where it is missing, another folder, not readable, or of another kind.
     """
+    suffix = suffix_of(path)
+    if path.is_dir() and (suffix == ".zarr" or series_files(path)):
+        return path
     if path.is_dir():
         raise DataError("a folder, where one file is wanted", where=str(path), hint="name a file in it")
     if not path.exists():
         raise DataError("there is no such file", where=str(path), hint=_neighbour(path))
-    if path.suffix.lower() not in ARRAYS + PICTURES:
-        raise DataError(f"files of kind '{path.suffix or path.name}' are not supported", where=str(path), hint=READABLE)
+    if suffix == ".hdr" and path.with_suffix(".cfl").exists():
+        raise DataError("this is the header of a .cfl", where=str(path), hint=f"name {path.with_suffix('.cfl').name}")
+    if suffix not in ARRAYS + PICTURES:
+        raise DataError(f"files of kind '{suffix or path.name}' are not supported", where=str(path), hint=READABLE)
     with reading(path), open(path, "rb"):
         return path
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files that a path, a folder or a glob means, sorted by name: all arrays, or all pictures.
+    """The files that a path, a folder or a glob means, sorted by name: all arrays, or all pictures. A .zarr folder counts as a file.
 
     In a folder or glob, hidden files and files that es cannot read are passed over. Raises DataError where nothing is left, or where
     arrays and pictures are mixed.
     """
     path = Path(pattern)
-    if path.is_dir():
+    if path.is_dir() and suffix_of(path) != ".zarr":
         with reading(path):
             found = list(path.iterdir())
         empty = "the folder is empty" if not found else "the folder holds no file that es can read"
@@ -50,7 +70,7 @@ def find_files(pattern: str) -> list[Path]:
         empty = "no file matches" if not found else "none of the files that match can be read"
     else:
         return [check_file(path)]
-    files = sorted(file for file in found if file.suffix.lower() in ARRAYS + PICTURES and not file.name.startswith(".") and file.is_file())
+    files = sorted(file for file in found if _counts(file))
     if not files:
         raise DataError(empty, where=pattern, hint=READABLE)
     pictures = [file for file in files if is_picture(file)]
@@ -59,6 +79,11 @@ def find_files(pattern: str) -> list[Path]:
         hint = f"name one kind with a glob, such as *{array.suffix}"
         raise DataError(f"arrays and pictures are mixed: {array.name} and {pictures[0].name}", where=pattern, hint=hint)
     return [check_file(file) for file in files]
+
+
+def _counts(file: Path) -> bool:
+    suffix = suffix_of(file)
+    return suffix in ARRAYS + PICTURES and not file.name.startswith(".") and (file.is_file() or (suffix == ".zarr" and file.is_dir()))
 
 
 @contextmanager

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from es_cli.data import images, readers, samples
-from es_cli.data.archives import Hdf5
-from es_cli.data.files import find_files, is_picture
+from es_cli.data.conventions import default_key, holds_samples
+from es_cli.data.files import find_files, is_picture, suffix_of
+from es_cli.data.formats.base import ArrayReader
+from es_cli.data.formats.dicom import find_series, patients_of
 from es_cli.errors import DataError
 
 if TYPE_CHECKING:
     from es_cli.spec.schema import Source
 
 SCAN = 1 << 26  # bytes that are looked at together
+VOLUMES = (".nii", ".nii.gz", ".dcm", ".cfl")  # they say themselves what their samples are; other arrays do not
 
 
 class ArrayStack:
@@ -41,16 +44,16 @@ class ArrayStack:
         return np.asarray(self.array[np.asarray(indices, dtype=np.int64)])
 
 
-class Hdf5Stack:
-    """One array of an HDF5 file whose leading axis counts samples; rows are read when they are asked for."""
+class RowStack:
+    """One array of a file whose leading axis counts samples; they are read when they are asked for."""
 
-    def __init__(self, file: Hdf5, key: str | None) -> None:
+    def __init__(self, file: ArrayReader, key: str | None, names: list[str] | None = None) -> None:
         self.file, self.key = file, key
         header = file.header(key)
         self.count = header.shape[0] if header.shape else 0
         self.sample_shape: tuple[int, ...] = header.shape[1:]
         self.dtype = header.dtype.newbyteorder("=")
-        self.names = [f"{file.path}[{i}]" for i in range(self.count)]
+        self.names = names or [f"{file.path}[{i}]" for i in range(self.count)]
         self.groups: np.ndarray | None = file.owners(key, self.count)
 
     def __len__(self) -> int:
@@ -59,6 +62,39 @@ class Hdf5Stack:
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """The samples at `indices`, (n, *sample_shape), in the order asked for. Raises DataError where the file is broken there."""
         return self.file.read_rows(self.key, [int(i) for i in indices]).astype(self.dtype, copy=False)
+
+
+class JoinedStack:
+    """The samples of several stacks, one stack after the other; `groups` has a number for each stack, None: each is a group of its own.
+
+    Raises DataError, naming two, where their samples differ in shape.
+    """
+
+    def __init__(self, stacks: Sequence[ArrayStack | RowStack], groups: Sequence[int] | None = None) -> None:
+        self.stacks = list(stacks)
+        lengths = [len(stack) for stack in self.stacks]
+        self.starts = np.cumsum([0, *lengths])
+        self.names = [name for stack in self.stacks for name in stack.names]
+        self.groups: np.ndarray | None = np.repeat(np.arange(len(lengths)) if groups is None else np.asarray(groups), lengths)
+        self.sample_shape: tuple[int, ...] = tuple(self.stacks[0].sample_shape)
+        self.dtype = np.result_type(*{stack.dtype for stack in self.stacks})
+        for stack in self.stacks:
+            if tuple(stack.sample_shape) != self.sample_shape:
+                what = f"samples of shape {tuple(stack.sample_shape)}, but {self.names[0]} has {self.sample_shape}"
+                raise DataError(what, where=stack.names[0], hint="give samples of one shape, one kind in a folder or glob")
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The samples at `indices`, (n, *sample_shape), in the order asked for. Raises DataError where a file is broken."""
+        asked = np.asarray(indices, dtype=np.int64)
+        held = np.searchsorted(self.starts, asked, side="right") - 1
+        out = np.empty((len(asked), *self.sample_shape), self.dtype)
+        for number in np.unique(held):
+            places = np.flatnonzero(held == number)
+            out[places] = self.stacks[number].read((asked[places] - self.starts[number]).tolist())
+        return out
 
 
 class FileStack:
@@ -90,14 +126,19 @@ class FileStack:
         return out
 
 
-Stack = ArrayStack | FileStack | Hdf5Stack
+Stack = ArrayStack | RowStack | FileStack | JoinedStack
 
 
-def open_stack(source: Source, *, pictures: bool, seed: int) -> Stack:
-    """The samples of a source. One file of an array is a stack, of a folder or glob each file is a sample; pictures become float32 (C, H, W)
-    in [0, 1], and each page of a TIFF is one.
+def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None) -> Stack:
+    """The samples of a source.
 
-    `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops.
+    One file of an array is a stack along its leading axis. In a folder or glob each .npy, .npz, .mat, .zarr and .h5 is one sample; formats
+    that say what their axes are (NIfTI, DICOM, .cfl, the .h5 of fastMRI and deepinv) give all their samples, and each file, series or
+    patient is a group.
+    Pictures become float32 (C, H, W) in [0, 1], and each page of a TIFF is one.
+
+    `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops. `part`, train, validation or test, says
+    which part of a data set of deepinv's is meant; None: the only one.
     Raises DataError where there is nothing, or nothing that fits together.
     """
     if source.sample is not None:
@@ -108,7 +149,7 @@ def open_stack(source: Source, *, pictures: bool, seed: int) -> Stack:
         if source.key is not None:
             raise DataError("pictures hold no arrays under keys", where=str(paths[0]), hint="leave key out")
         return _framed(_pages(paths), source, seed)
-    stack = FileStack(paths, source.key) if len(paths) > 1 else _one_file(paths[0], source.key)
+    stack = _arrays(paths, source.key, pictures, part)
     if source.crop is None and source.resize is None and not source.grey:
         return stack
     if not pictures:
@@ -130,17 +171,37 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     return None
 
 
-def _one_file(path: Path, key: str | None) -> ArrayStack | Hdf5Stack:
+def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | None) -> Stack:
+    """The samples of files of arrays, all of which give their slices, or are a sample each where there are several."""
+    if all(suffix_of(path) == ".dcm" for path in paths):
+        if key is not None:
+            raise DataError("DICOM files hold no arrays under keys", where=str(paths[0]), hint="leave key out")
+        series = find_series(paths)
+        stacks = [RowStack(one, None, one.names) for one in series]
+        return stacks[0] if len(stacks) == 1 else JoinedStack(stacks, patients_of(series))
+    if len(paths) == 1:
+        return _one_file(paths[0], key or default_key(paths[0], pictures, part))
+    volumes = [path for path in paths if suffix_of(path) in VOLUMES or holds_samples(path)]
+    if not volumes:
+        return FileStack(paths, key or default_key(paths[0], pictures, part))
+    if len(volumes) < len(paths):
+        other = next(path for path in paths if path not in volumes)
+        what = f"volumes and other arrays are mixed: {volumes[0].name} and {other.name}"
+        raise DataError(what, where=str(other.parent), hint=f"name one kind with a glob, such as *{suffix_of(volumes[0])}")
+    return JoinedStack([_one_file(path, key or default_key(path, pictures, part)) for path in paths])
+
+
+def _one_file(path: Path, key: str | None) -> ArrayStack | RowStack:
     """The array of one file, its leading axis as samples. Raises DataError where it has no such axis, or no sample."""
-    archive = readers.open_archive(path)
+    reader = readers.reader_of(path)
     shape, _ = readers.array_header(path, key)
     if len(shape) < 2:
         raise DataError(f"an array of shape {shape} holds no samples", where=str(path), hint="wanted the samples first: (n, H, W) or (n, C, H, W)")
     if 0 in shape:
         raise DataError(f"the array of shape {shape} is empty", where=str(path), hint="it needs at least one sample")
-    if isinstance(archive, Hdf5):
-        return Hdf5Stack(archive, key)
-    groups = None if archive is None else archive.owners(key, shape[0])
+    if reader.by_rows:
+        return RowStack(reader, key)
+    groups = reader.owners(key, shape[0])
     return ArrayStack(readers.open_array(path, key), [f"{path}[{i}]" for i in range(shape[0])], groups)
 
 

@@ -6,19 +6,30 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from es_cli.data.files import suffix_of
+from es_cli.data.formats.cfl import write_cfl
+from es_cli.data.formats.nifti import write_nifti
+from es_cli.data.formats.tiffs import is_ome, write_ome
+from es_cli.data.formats.zarrs import write_zarr
+from es_cli.data.geometry import Geometry
 from es_cli.errors import OutputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".png", ".tif", ".tiff")
+GEOMETRIC = (".h5", ".hdf5", ".zarr", ".nii", ".nii.gz", ".cfl", ".tif", ".tiff")  # they have a place for axes or voxel size
+NAME = "reconstruction"  # of the array in .npz and .h5
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")  # one of them lies in each zarr
+INSTEAD = {".dcm": "write .nii, which keeps voxel size and position", ".hdr": "name the .cfl", ".mat": "write .h5, which MATLAB reads"}
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
 
@@ -31,27 +42,56 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None) -> None:
     """Write an array by suffix, whole or not at all.
 
-    .npy: as it is. .tif: as it is, (3, H, W) in colour, complex by magnitude. .png: one image (H, W), (1, H, W) or (3, H, W), with or without
-    a batch axis of 1; floats are clipped to [0, 1] and scaled to 8 bit (NaN is black), 8 and 16 bit integers stay, complex numbers and pairs
-    (2, H, W) become magnitudes. Raises OutputError for another suffix or type, and for several images in one PNG.
+    `geometry`, as `read_geometry` gives it, goes where the format has a place for it: axes, voxel size and position in .nii, .h5 and .zarr,
+    axes and pixel size in .tif, axes in .cfl. It is left out where its axes are not as many as the array's.
+
+    .npy, .npz, .h5 (under `reconstruction`) and .zarr: as it is. .nii: (…, z, y, x), bool as uint8, float16 as float32. .cfl and its .hdr:
+    (n, coil, H, W), (n, H, W) or (H, W) as complex64. .tif: as it is, (3, H, W) in colour, complex by magnitude.
+    .png: one image (H, W), (1, H, W) or (3, H, W), with or without a batch axis of 1; floats are clipped to [0, 1] and scaled to 8 bit (NaN
+    is black), 8 and 16 bit integers stay, complex numbers and pairs (2, H, W) become magnitudes.
+    Raises OutputError for another suffix or type, for several images in one PNG, and where the package that writes it is not installed.
     """
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix not in SUFFIXES:
-        raise OutputError(f"no writer for {suffix or 'a name without suffix'}", where=str(path), hint=f"es writes {', '.join(SUFFIXES)}")
+        hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}")
+        raise OutputError(f"no writer for {suffix or 'a name without suffix'}", where=str(path), hint=hint)
     if array.dtype.kind not in "biufc":
         raise OutputError(f"values of type {array.dtype} cannot be written", where=str(path), hint="give numbers")
-    if suffix == ".npy":
-        with _whole_file(path) as file:
-            write_npy(file, array)
+    geometry = geometry if geometry is not None and geometry.fits(array) else None
+    if suffix == ".zarr":
+        with _whole_folder(path) as folder:
+            write_zarr(folder, path, array, geometry)
+    elif suffix == ".cfl":
+        with _whole_files([path, path.with_suffix(".hdr")]) as (values, header):
+            write_cfl(values, header, path, array, geometry)
     elif suffix == ".png":
         picture = _picture(path, array)
         with _whole_file(path) as file:
             picture.save(file, format="PNG")
+    elif suffix in {".tif", ".tiff"}:
+        _write_tiff(path, array, geometry)
     else:
-        _write_tiff(path, array)
+        with _whole_file(path) as file:
+            _write_stream(file, path, array, geometry)
+
+
+def _write_stream(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geometry | None) -> None:
+    suffix = suffix_of(path)
+    if suffix == ".npy":
+        write_npy(file, array)
+    elif suffix == ".npz":
+        np.savez(file, allow_pickle=False, **{NAME: array})
+    elif suffix in {".nii", ".nii.gz"}:
+        write_nifti(file, path, array, geometry)
+    else:
+        import h5py
+
+        with h5py.File(file, "w") as held:
+            held[NAME] = array
+            held[NAME].attrs.update({} if geometry is None else geometry.attributes())
 
 
 def write_npy(stream: BinaryIO | IO[bytes], array: np.ndarray) -> None:
@@ -63,28 +103,74 @@ def write_npy(stream: BinaryIO | IO[bytes], array: np.ndarray) -> None:
 @contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not. Raises OutputError."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if path.exists() and not path.is_file():
+    with _faults(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
             # a device or a pipe is written to; renaming a file over it would destroy it
             with open(path, "wb") as file:
                 yield file
             return
+    with _whole_files([path]) as (file,):
+        yield file
+
+
+@contextmanager
+def _whole_files(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
+    """Files that belong together: all of them are on the disk before the first takes its place. Raises OutputError."""
+    with _faults(paths[0]), contextlib.ExitStack() as stack:
+        finals = [Path(os.path.realpath(path)) for path in paths]
+        temporary = []
+        for path in finals:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            temporary.append(_beside(path))
+            stack.callback(_remove, temporary[-1])  # also when a signal ends us
+        files = [stack.enter_context(open(name, "x+b")) for name in temporary]
+        yield list(files)
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for name, path in zip(temporary, finals, strict=True):
+            os.replace(name, path)
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of the folder `path` when the block ends well. Raises OutputError."""
+    with _faults(path), contextlib.ExitStack() as stack:
         path = Path(os.path.realpath(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # short, so that a name of the greatest length still fits
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            with open(temporary, "x+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:  # also when a signal ends us
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))):
+            raise FileExistsError(errno.EEXIST, "what has this name is no zarr, and is left as it is")
+        temporary, old = _beside(path), _beside(path)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as held:
+                    os.fsync(held.fileno())
+        # a folder that is not empty cannot be replaced at once
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder, which is made where it is missing; short, so that a name of the greatest length still fits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -99,12 +185,16 @@ def _remedy(error: OSError) -> str:
     return "check the folder's permissions and free space, or give another -o"
 
 
-def _write_tiff(path: Path, array: np.ndarray) -> None:
+def _write_tiff(path: Path, array: np.ndarray, geometry: Geometry | None) -> None:
     import tifffile
 
     values = np.abs(array) if np.iscomplexobj(array) else np.asarray(array)
     if values.ndim < 2:
         raise OutputError(f"an array of shape {array.shape} is no picture", where=str(path), hint="write it as .npy")
+    if geometry is not None and is_ome(values, geometry):
+        with _whole_file(path) as file:
+            write_ome(file, values, geometry)
+        return
     colour = values.ndim > 2 and values.shape[-3] == 3
     if colour:
         values = np.moveaxis(values, -3, -1)

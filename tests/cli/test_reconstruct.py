@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 import es_cli.reconstruct as core
 from es_cli.cli.app import app
-from es_cli.data.readers import read_npy_stream
+from es_cli.data.geometry import Geometry
+from es_cli.data.readers import open_array, read_geometry, read_npy_stream
+from es_cli.data.writers import write_array
 from es_cli.errors import DataError
 
 # `es` around a core that doubles what it is given: what is tested here are files, pipes and exit codes
@@ -103,6 +105,31 @@ def test_one_input_goes_into_a_folder_that_exists_or_ends_with_a_slash(es):
 def test_the_suffix_decides_the_kind_of_file(es, name):
     assert es("y.npy", "-o", name).exit_code == 0
     assert Path(name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.h5", "x.zarr", "x.tif"])
+def test_voxel_size_goes_from_input_to_output(es, name):
+    if name == "x.zarr":
+        pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
+    geometry = Geometry("nifti", "float32", ("z", "y", "x"), (3.0, 0.5, 0.25))
+    write_array(Path("volume.nii.gz"), np.arange(60, dtype=np.float32).reshape(3, 4, 5), geometry)
+    for extra in [[], ["--overwrite"]]:
+        assert es("volume.nii.gz", "-o", name, *extra).stdout == f"{name}\n"
+    assert read_geometry(Path(name)).voxel_size == (0.25, 0.5, 3.0)
+    np.testing.assert_array_equal(open_array(Path(name)), 2 * open_array(Path("volume.nii.gz")))
+
+
+def test_no_voxel_size_where_there_is_none_to_keep(es):
+    write_array(Path("volume.nii"), np.ones((3, 4, 5), np.float32))
+    assert es("volume.nii", "-o", "x.npz").exit_code == es("y.npy", "-o", "x.nii").exit_code == 0
+    stream = CliRunner().invoke(app, ["reconstruct", "--ckpt", "m", "-", "-o", "z.nii"], input=npy(np.ones((3, 4, 5))))
+    assert stream.exit_code == 0 and read_geometry(Path("z.nii")).voxel_size == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("x.dcm", "write .nii"), ("x.mat", "write .h5"), ("x.hdr", "name the .cfl"), ("x.npy.gz", ".nii.gz")])
+def test_files_that_are_not_written(es, name, hint):
+    result = es("y.npy", "-o", name)
+    assert result.exit_code == 2 and hint in " ".join(result.stderr.split())
 
 
 def test_device_and_checkpoint_reach_the_core(es):

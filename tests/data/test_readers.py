@@ -118,8 +118,8 @@ def test_missing_folder_and_unknown_kind(tmp_path: Path) -> None:
     assert "did you mean train_y.npy?" in refused(tmp_path / "train-y.npy")
     assert "does not exist" in refused(tmp_path / "nowhere" / "y.npy")
     assert "folder" in refused(tmp_path)
-    (tmp_path / "a.mat").touch()
-    assert ".npz" in refused(tmp_path / "a.mat")
+    (tmp_path / "a.raw").touch()
+    assert ".npz" in refused(tmp_path / "a.raw")
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,11 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "u1", "u2", "?", "i8"])
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4, 5)])
-def test_npy_keeps_type_and_axes(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
+def test_arrays_keep_type_and_axes(tmp_path: Path, suffix: str, dtype: str, shape: tuple[int, ...]) -> None:
     array = np.asarray(RNG.standard_normal(shape) * 9).astype(dtype)
-    write_array(tmp_path / "a.npy", array)
-    got = open_array(tmp_path / "a.npy")
+    write_array(tmp_path / f"a{suffix}", array)
+    got = open_array(tmp_path / f"a{suffix}")
     assert got.dtype == array.dtype and got.shape == shape
     np.testing.assert_array_equal(got, array)
 
@@ -104,7 +105,7 @@ def test_unknown_kinds(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.png", "a.tif", "a.bin"])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.nii", "a.nii.gz", "a.cfl", "a.png", "a.tif", "a.bin"])
 @pytest.mark.parametrize(("code", "word"), [(errno.ENOSPC, "make room"), (errno.EROFS, "where you may"), (errno.EIO, "free space")])
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, word: str) -> None:
     def refuse(_: int) -> None:
@@ -116,6 +117,38 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
         write_bytes(tmp_path / name, b"new") if name == "a.bin" else write_array(tmp_path / name, np.zeros((4, 4), np.float32))
     assert name in caught.value.fault.where and caught.value.exit_code == 3
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"old")]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_disk_that_refuses_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
+    if before:
+        write_array(tmp_path / "a.zarr", np.ones((2, 3)))
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writers.os, "fsync", refuse)
+    with pytest.raises(OutputError, match="make room"):
+        write_array(tmp_path / "a.zarr", np.zeros((4, 4), np.float32))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"] * before
+    assert not before or open_array(tmp_path / "a.zarr").tolist() == np.ones((2, 3)).tolist()
+
+
+def test_two_files_that_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_array(tmp_path / "a.cfl", np.ones((2, 3)))
+    old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    synced: list[int] = []
+
+    def refuse_the_second(number: int) -> None:
+        synced.append(number)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writers.os, "fsync", refuse_the_second)
+    with pytest.raises(OutputError, match="make room"):
+        write_array(tmp_path / "a.cfl", np.zeros((4, 4), np.float32))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
 
 
 def test_a_signal_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
