@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.loss import Loss, SupLoss
 from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
-from deepinv.transform import Identity, Reflect, Rotate, Shift
 from torch import Tensor, nn
 
 from es_cli.building import Builder
@@ -25,15 +23,17 @@ from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples
 from es_cli.mask_generator import build_splitter
 from es_cli.parameters import build_sampled_operator, open_parameters
+from es_cli.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import ONE_CALL, TestRule, average
 from es_cli.splitting.consistency import Consistency
-from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
+from es_cli.splitting.group import Group, named_group
 from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
-from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
+from es_cli.splitting.objective import EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
+from es_cli.splitting.transforms import TransformGroup, transform_group
 from es_cli.splitting.virtual import with_noise
 from es_cli.streams import stream_seed
 
@@ -156,6 +156,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     elif train.x is None:
         raise SpecError([Fault("a loss of this spec compares with ground truth, and data.train has no images", "losses", "add data.train.images, or use a loss of measurements alone")])
     _check_network(reconstruction, train, device)
+    _check_losses(objective, reconstruction, train, spec, device)
     return Experiment(spec, resolved, operator, objective.to(device), reconstruction, train, validation, test)
 
 
@@ -173,6 +174,12 @@ def _check_network(made: Reconstruction, data: Measurements, device: torch.devic
         raise SpecError([Fault(f"the network does not take these images: {text}", "model", hint)]) from error
     if shape != made.operator.image.shape:
         raise SpecError([Fault(f"the network makes images of shape {shape}", "model", f"wanted {made.operator.image.shape}: check its out_channels")])
+
+
+def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, spec: Spec, device: torch.device) -> None:
+    """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
+    y, x, physics, scale = made.batch(data, list(range(min(2, len(data), spec.training.batch_size))), device)
+    try_losses(objective, y, physics, x, spec.seed, scale)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:
@@ -258,31 +265,25 @@ def check_scalable(mode: str | float, operator: Operator) -> None:
 def _group(spec: Spec, operator: Operator) -> Group:
     chosen = spec.transforms
     if chosen.train is None:
-        return named_group(chosen.group or "trivial", operator.image.shape)
-    return _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+        group = named_group(chosen.group or "trivial", operator.image.shape)
+    else:
+        group = _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+    group.per_batch = chosen.per == "batch"
+    return group
 
 
 def _transform_group(parts: Sequence[Component], path: str, operator: Operator, seed: int) -> TransformGroup:
-    built = [Builder(seed=seed).build(part, f"{path}.{i}", "transform")[0] for i, part in enumerate(parts)]
-    height, width = operator.image.shape[-2:]
-    for i, one in enumerate(built):
-        if isinstance(one, Rotate) and one.multiples % 180 and height != width:
-            raise SpecError([Fault(f"Rotate turns images of {height} × {width} pixels by angles that do not fit them", f"{path}.{i}", "crop to squares, or rotate by 180°")])
-    transform = built[0]
-    for other in built[1:]:
-        transform = transform * other
-    return TransformGroup(transform, operator.image.shape, all(_exact(one) for one in built))
-
-
-def _exact(transform: Any) -> bool:
-    """Whether a deepinv transform permutes pixels, so that its inverse is its adjoint."""
-    return isinstance(transform, (Identity, Reflect, Shift)) or (isinstance(transform, Rotate) and transform.multiples % 90 == 0)
+    paths = [f"{path}.{i}" for i in range(len(parts))]
+    built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
+    return transform_group(built, operator.image.shape, paths)
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Splitter | None, Component | None]:
-    """The splits of the spec; None where nothing asks for any."""
-    asked = spec.mask_generator is not None or spec.test.splits or any(term.loss.name == EQUIVARIANT_SPLITTING for term in spec.losses)
-    return build_splitter(spec.mask_generator, operator, spec.seed, device) if asked else (None, None)
+    """The splits of the spec, or of a loss that splits, or the default; None where nothing asks for any."""
+    asked, own = splits_of_losses(spec)
+    if not (asked or spec.mask_generator is not None or spec.test.splits):
+        return None, None
+    return build_splitter(spec.mask_generator or own, operator, spec.seed, device)
 
 
 def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
@@ -292,9 +293,9 @@ def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
         return TestRule(test.splits, tuple(eval_group.elements()))
     if test.group == "trivial":
         return TestRule(test.splits)
-    if test.group == "random" or group.size is None:
-        return TestRule(test.splits, (IDENTITY,), draws=test.samples)
-    return TestRule(test.splits, tuple(group.elements()))
+    if test.group == "random":
+        return TestRule(test.splits, draws=test.samples)
+    return TestRule(test.splits, tuple(group.representatives(test.samples, stream_seed(spec.seed, "test-group"))))
 
 
 def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[Objective, tuple[Any, ...]]:
@@ -306,7 +307,7 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
             module: nn.Module = _equivariant_splitting(term.loss, f"losses.{i}", made, builder)
             kept = term.loss
         else:
-            module, kept = _library_loss(term.loss, f"losses.{i}", spec, made, builder)
+            module, kept = build_library_loss(term.loss, f"losses.{i}", spec, made.operator, made.group, made.splitter, device)
         names = [name for name, _, _ in terms]
         name = term.loss.name if term.loss.name not in names else f"{term.loss.name}-{i}"
         terms.append((name, term.weight, module))
@@ -321,24 +322,6 @@ def _equivariant_splitting(part: Component, path: str, made: Reconstruction, bui
     given, weight = side_of(part, "prediction_loss")
     prediction = None if given is None else builder.build(given, f"{path}.prediction_loss", "loss")[0]
     return EquivariantSplitting(made.group, made.splitter, made.consistency, prediction, (side_of(part, "consistency_loss")[1], weight))
-
-
-def _library_loss(part: Component, path: str, spec: Spec, made: Reconstruction, builder: Builder) -> tuple[LibraryLoss, Component]:
-    """Any other loss; the spec's mask generator and transforms go wherever its signature wants them."""
-    context = {"mask_generator": made.splitter and made.splitter.generator, "transform": _library_transform(spec, made.group)}
-    filled = Builder(seed=spec.seed, device=builder.device, context={key: value for key, value in context.items() if value is not None})
-    loss, kept = filled.build(part, path, "loss")
-    adapts = type(loss).adapt_model is not Loss.adapt_model
-    return LibraryLoss(loss, adapts, needs_ground_truth=isinstance(loss, SupLoss)), kept
-
-
-def _library_transform(spec: Spec, group: Group) -> Any:
-    """The deepinv transform that draws from the spec's group, for losses of deepinv; None for the trivial one."""
-    if isinstance(group, TransformGroup):
-        return group.transform
-    turn = Rotate(multiples=90, positive=True)
-    named = {"C4": turn, "D4": turn * Reflect(dim=[-1]), "reflections": Reflect(dim=[-2, -1]), "shifts": Shift()}
-    return named.get(spec.transforms.group or "trivial")
 
 
 def _per_sample(scale: Tensor, like: Tensor) -> Tensor:

@@ -117,6 +117,7 @@ def test_own_components_are_listed() -> None:
         ("LPIPS", "network"),
         ("LBFGS", "several times"),
         ("RandomLossScheduler", "without a name"),
+        ("ScoreLoss", "bare network"),
         ("SupAdversarialGeneratorLoss", "discriminator"),
     ],
 )
@@ -130,7 +131,7 @@ def test_what_yaml_cannot_say_is_refused_with_a_reason(name: str, reason: str) -
 
 def test_losses_that_adapt_the_model() -> None:
     adapting = {entry.name for entry in catalog.entries(("loss",)) if entry.adapts and entry.refused is None}
-    assert {"EquivariantSplittingLoss", "SplittingLoss", "R2RLoss", "Phase2PhaseLoss", "Artifact2ArtifactLoss", "ScoreLoss"} <= adapting
+    assert {"EquivariantSplittingLoss", "SplittingLoss", "R2RLoss", "Phase2PhaseLoss", "Artifact2ArtifactLoss"} <= adapting
     assert not {"MCLoss", "SupLoss", "SureGaussianLoss", "EILoss"} & adapting
 
 

@@ -117,6 +117,18 @@ def _mask_from_data(spec: Spec) -> Found:
     return []
 
 
+def known_of_operator(physics: Component) -> set[str]:
+    """Parameters of losses that the operator knows: the level of its noise, and the generator that its mask is drawn from."""
+    known = set()
+    noise, mask = physics.parameters.get("noise_model"), physics.parameters.get("mask")
+    entry = find(noise.name, ("noise",)) if isinstance(noise, Component) else None
+    if entry is not None:
+        known |= {parameter.name for parameter in entry.parameters if parameter.name in {"sigma", "gain"}}
+    if isinstance(mask, Component) and find(mask.name, ("generator",)) is not None:
+        known.add("physics_generator")
+    return known
+
+
 def _one_adapting_loss(spec: Spec) -> Found:
     found: Found = []
     first = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from es_cli.catalog.checking import WEIGHT_FILES, check, with_parts
-from es_cli.catalog.consistency import check_consistency
+from es_cli.catalog.consistency import check_consistency, known_of_operator
 from es_cli.catalog.entries import find
 from es_cli.catalog.parameters import check_parameters
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, check_sides, without_weights
@@ -50,6 +50,7 @@ def check_spec(spec: Spec) -> list[Fault]:
     """What is wrong with the classes, parameters and combinations of a spec; `where` is the path in the spec, as "physics.mask"."""
     filled = {"mask_generator"} if spec.mask_generator is not None else set()
     filled |= {"transform"} if spec.transforms.group != "trivial" else set()
+    filled |= known_of_operator(spec.physics)
     found = []
     for path, kind, part in parts_of(spec):
         if kind == "loss" and part.name == EQUIVARIANT_SPLITTING:

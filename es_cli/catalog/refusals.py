@@ -14,6 +14,7 @@ BASES = {
     "PhysicsMultiScaler",
 }  # fmt: skip
 ADVERSARIAL = "it trains a discriminator beside the network, which es does not do"
+REGULARISER = "it is given a function and a point to differentiate it at, not images and measurements"
 CLASSES = {
     "VirtualLinearPhysics": "es makes it itself, from physics and transforms",
     "Zernike": "it computes polynomials; use a blur generator",
@@ -27,6 +28,10 @@ CLASSES = {
     "Muon": "it only takes weights that are matrices, and convolutions are not",
     "ReduceLROnPlateau": "it waits for a validation loss, and schedulers here step with the optimizer",
     "DiscriminatorMetric": ADVERSARIAL,
+    "ScoreLoss": "its network estimates a score, and only deepinv's wrapper makes images of it; es keeps and uses the bare network",
+    "JacobianSpectralNorm": REGULARISER,
+    "FNEJacobianSpectralNorm": REGULARISER,
+    "StackedPhysicsLoss": "it needs an operator that measures several arrays at once",
 }
 NESTED_ONLY = {"FarFieldPtychographyGeometry", "NearFieldPtychographyGeometry"}  # the geometry of Ptychography, not operators
 # set by es for a whole run, whatever the class

@@ -182,10 +182,11 @@ class Data(Section):
 class Transforms(Section):
     """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
 
-    group: Literal["trivial", "C4", "D4", "reflections", "shifts"] | None = Field(
-        default=None, description="D4 is all turns by 90° and reflections, trivial is none"
+    group: Literal["trivial", "C4", "D4", "reflections", "shifts", "rotations"] | None = Field(
+        default=None, description="D4 is all turns by 90° and reflections, rotations all angles on odd sizes, trivial is none"
     )
     train: Parts | None = Field(default=None, description="transforms of deepinv; a list is their product")
+    per: Literal["sample", "batch"] = Field(default="sample", description="whether each sample of a step has its own element, or all share one")
 
     @model_validator(mode="before")
     @classmethod
@@ -223,7 +224,7 @@ class Test(Section):
     group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field(
         default="full", description="full, random, trivial, or a list of transforms"
     )
-    samples: Annotated[Whole, Field(gt=0)] = Field(default=8, description="group elements drawn, with random or an infinite group")
+    samples: Annotated[Whole, Field(gt=0)] = Field(default=8, description="group elements, with random or an infinite group; rotations are equally spaced")
 
     @field_validator("splits", mode="before")
     @classmethod

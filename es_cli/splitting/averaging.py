@@ -61,7 +61,7 @@ def average(
     pair, the same for all samples, so that a sample's image does not depend on its batch. Equal to deepinv's adapted model in evaluation mode
     under the same splits and elements.
     """
-    drawn: Sequence[Element] = group.draw(rule.draws, stream_seed(seed, "test-group")) if rule.draws else rule.elements
+    drawn: Sequence[Element] = group.sample(rule.draws, stream_seed(seed, "test-group")) if rule.draws else rule.elements
     elements = [element for element in drawn for _ in range(rule.repeats)]
     size = max(1, max_batch // len(y))
     total = torch.zeros((), device=y.device)

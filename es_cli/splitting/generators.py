@@ -143,7 +143,9 @@ def keep_fraction(sites: Tensor, ratio: Tensor, rng: torch.Generator, given: Ten
     count = flat.sum(1)
     left = count - wanted_count(count, ratio, given)
     scores = torch.rand(flat.shape, generator=rng, device=rng.device).masked_fill(~flat, -1)
-    # the highest scores are left out; ordering these alone is several times faster than ordering all
-    highest = scores.topk(max(1, int(left.max())), 1).values
+    # the highest scores are left out; ordering these alone is several times faster than ordering all. How many there are only a CPU is asked:
+    # a GPU would have to catch up first
+    most = max(1, int(left.max())) if left.device.type == "cpu" else flat.shape[1]
+    highest = scores.topk(most, 1).values
     threshold = highest.gather(1, (left - 1).clamp(min=0)[:, None])
     return (flat & ((scores < threshold) | (left == 0)[:, None])).view(sites.shape).float()

@@ -17,7 +17,7 @@ from es_cli.splitting.group import Batch, Element, Group
 from es_cli.splitting.masks import draw_split, sampling_mask
 from es_cli.splitting.parameters import of_one_sample
 from es_cli.splitting.virtual import split_operator, virtual_operator
-from es_cli.streams import generator, reseed, stream_seed
+from es_cli.streams import generator, stream_seed
 
 
 class Pass:
@@ -115,24 +115,6 @@ def own_of(per_sample: Tensor | None, i: int) -> Tensor | None:
     return per_sample if per_sample is None or len(per_sample) == 1 else per_sample[i : i + 1]
 
 
-class LibraryLoss(nn.Module):
-    """Any other deepinv loss: on the bare reconstruction of the full y, or on the model it adapts."""
-
-    def __init__(self, loss: Any, adapts: bool, needs_ground_truth: bool) -> None:
-        super().__init__()
-        self.loss, self.adapts, self.needs_ground_truth = loss, adapts, needs_ground_truth
-
-    def forward(self, batch: Pass) -> Tensor:
-        reseed(self.loss, stream_seed(batch.seed, "loss"))
-        if not self.adapts:
-            return self.loss(x=batch.x, x_net=batch.bare, y=batch.y, physics=batch.physics, model=batch.network).mean()
-        adapted = self.loss.adapt_model(batch.network)
-        reseed(adapted, stream_seed(batch.seed, "adapted"))
-        adapted.train(batch.network.training)
-        x = adapted(batch.y, batch.physics, update_parameters=True)
-        return self.loss(x=batch.x, x_net=x, y=batch.y, physics=batch.physics, model=adapted).mean()
-
-
 class Objective(nn.Module):
     """The weighted sum of the losses of a spec over a batch; `network` is the bare reconstructor that a checkpoint keeps."""
 
@@ -150,8 +132,9 @@ class Objective(nn.Module):
 
     def learned(self) -> dict[str, Tensor]:
         """What the losses themselves have learned, such as the σ² of UNSURE, by a name that is stable from run to run."""
-        found = [(f"{i}.{path}", one) for i, term in enumerate(self.terms) for path, one in term.named_modules() if isinstance(one, Unsure)]
-        return {f"{path}.{name}": value for path, one in found for name, value in one.named_buffers()}
+        modules = [(f"{i}.{path}", one) for i, term in enumerate(self.terms) for path, one in term.named_modules()]
+        found = [(path.rstrip("."), one) for path, one in modules if isinstance(one, Unsure) or getattr(one, "learns", False)]
+        return {f"{path}.{name}": value for path, one in found for name, value in one.named_buffers(recurse=False)}
 
     def restore(self, learned: Mapping[str, Tensor]) -> None:
         """Go on from what `learned` gave. Raises KeyError where something is missing."""

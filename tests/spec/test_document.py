@@ -156,7 +156,7 @@ LINES = [
     ),
     (
         ("model: UNet", "model: UNet\ntransforms: {group: D8}"),
-        "s.yaml:4: transforms.group: must be one of trivial, C4, D4, reflections, shifts, got 'D8'",
+        "s.yaml:4: transforms.group: must be one of trivial, C4, D4, reflections, shifts, rotations, got 'D8'",
     ),
     (("model: UNet", "model: UNet\ntransforms: {group: D4, train: [Rotate]}"), "s.yaml:4: transforms: group and train exclude each other"),
     (("model: UNet", "model: UNet\nlosses: {name: MCLoss}"), "s.yaml:4: losses: wanted a list, got a mapping; start each item with '- '"),
@@ -206,7 +206,7 @@ def test_deepinv_words_for_evaluation_become_test(tmp_path: Path) -> None:
     assert spec.test.splits == 3
     assert spec.test.group == (Component(name="Rotate", parameters={"multiples": 90}),)
     assert spec.losses[0].loss.parameters == {}
-    assert set(to_dict(spec)["transforms"]) == {"group", "train"}
+    assert set(to_dict(spec)["transforms"]) == {"group", "train", "per"}
 
 
 def test_both_words_are_an_error_at_their_line(tmp_path: Path) -> None:
