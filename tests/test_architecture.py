@@ -19,7 +19,7 @@ FLOORS = [
     {"spec"},
     {"catalog"},
     {"streams"},
-    {"data", "splitting"},
+    {"data", "splitting", "networks"},
     {"checkpoint", "building"},
     {"forward_operator", "experiment"},
     {"report"},

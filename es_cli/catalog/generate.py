@@ -34,6 +34,8 @@ PLACES = (
 OWN = (
     ("es_cli.splitting.masks", "LineSplittingMaskGenerator", "generator"),
     ("es_cli.splitting.unrolled", "DataConsistentMoDL", "model"),
+    ("es_cli.networks.equivariant", "EquivariantUNet", "model"),
+    ("es_cli.networks.equivariant", "CircularCNN", "model"),
 )
 # words of annotations and docstrings → what YAML may hold
 WORDS = {
