@@ -213,7 +213,8 @@ class _Run:
         tensors.update(experiment.operator.arrays)
         # weights that a spec named as a file are in the tensors by now; its path would say where they lay
         resolved = experiment.resolved
-        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model)}))
+        losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
+        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
         scale = (described.pop("data") or {}).get("scale", "none")
         measurement = {
             "shape": list(experiment.operator.measurement.shape),
