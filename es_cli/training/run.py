@@ -98,6 +98,7 @@ def train(
         experiment = build_experiment(spec, where)
         if init_from is not None:
             _start_from(experiment, init_from)
+        run = _Run(experiment, folder, where, on_event)
     except BaseException:
         # nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept
         if not replaces:
@@ -110,7 +111,7 @@ def train(
         shutil.rmtree(folder)
         write_bytes(folder / "spec.yaml", to_yaml(spec).encode())
     write_bytes(folder / "environment.json", json.dumps(_environment(where), indent=1).encode())
-    return _Run(experiment, folder, where, on_event).go(resumed=False)
+    return run.go(resumed=False)
 
 
 def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
