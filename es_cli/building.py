@@ -38,6 +38,10 @@ NESTED = {
 }
 
 
+# networks whose img_size is (H, W), where that of an operator is (C, H, W)
+WITHOUT_CHANNELS = ("SwinIR",)
+
+
 @dataclass
 class Builder:
     """Builds parts; `context` fills parameters that the spec leaves out, `arrays` are those of a checkpoint, `resolved` what was collected."""
@@ -63,6 +67,8 @@ class Builder:
         kept: dict[str, Any] = {}
         for name in known & set(self.context) - set(part.parameters):
             kept[name] = values[name] = self.context[name]
+        if part.name in WITHOUT_CHANNELS and "img_size" in values:
+            kept["img_size"] = values["img_size"] = values["img_size"][-2:]
         for name, value in catalog.with_fresh_weights(part, files).parameters.items():
             values[name], kept[name] = self._value(value, f"{path}.{name}", kind, name)
         if kind != "model" and "rng" in known:

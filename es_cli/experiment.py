@@ -21,11 +21,12 @@ from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples, build_operator
+from es_cli.networks.fitting import check_network
 from es_cli.spec.schema import Component, Pair, Source, Spec
-from es_cli.splitting.averaging import ONE_CALL, TestRule, average
-from es_cli.splitting.group import IDENTITY, Group, TransformGroup, named_group
+from es_cli.splitting.averaging import TestRule, average
+from es_cli.splitting.group import IDENTITY, Batch, Group, TransformGroup, named_group
 from es_cli.splitting.objective import EquivariantSplitting, LibraryLoss, Objective
-from es_cli.splitting.virtual import with_noise
+from es_cli.splitting.virtual import virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
 EQUIVARIANT_SPLITTING = "EquivariantSplittingLoss"
@@ -138,19 +139,10 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
 
 
 def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
-    """SpecError where the network cannot make one image of the operator's shape: found now, not at the first step."""
-    y, _ = data.batch([0], device)
-    made.network.eval()
-    try:
-        shape = tuple(made(y, ONE_CALL).shape[1:])
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if "out of memory" in str(error):
-            raise
-        text = " ".join(str(error).split())[:200]
-        hint = f"an image has shape {made.operator.image.shape}: check its channels and size"
-        raise SpecError([Fault(f"the network does not take these images: {text}", "model", hint)]) from error
-    if shape != made.operator.image.shape:
-        raise SpecError([Fault(f"the network makes images of shape {shape}", "model", f"wanted {made.operator.image.shape}: check its out_channels")])
+    """SpecError where the network cannot be trained on batches of the operator's shape: found now, not at the first step."""
+    y, _ = data.batch([0, len(data) - 1], device)
+    g = Batch(made.group.draw(1, made.seed))
+    check_network(made.network, y, virtual_operator(made.operator.physics, g, made.group.orthogonal), made.operator.image.shape)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:

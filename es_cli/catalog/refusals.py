@@ -14,6 +14,11 @@ BASES = {
     "PhysicsMultiScaler",
 }  # fmt: skip
 ADVERSARIAL = "it trains a discriminator beside the network, which es does not do"
+EACH_IMAGE = "it is fitted to each image anew, so that there is nothing to train beforehand"
+CODES = "it makes images from random codes, not from measurements"
+ESTIMATES = "it estimates a property of an image, and makes none"
+ALONE = "it is called with an image alone, and deepinv's reconstructors hand it a noise level too"
+BLOCK = "it is a block of a network, not a network; Unrolled unrolls an algorithm around any denoiser"
 CLASSES = {
     "VirtualLinearPhysics": "es makes it itself, from physics and transforms",
     "Zernike": "it computes polynomials; use a blur generator",
@@ -27,6 +32,22 @@ CLASSES = {
     "Muon": "it only takes weights that are matrices, and convolutions are not",
     "ReduceLROnPlateau": "it waits for a validation loss, and schedulers here step with the optimizer",
     "DiscriminatorMetric": ADVERSARIAL,
+    "DCGANDiscriminator": ADVERSARIAL,
+    "ESRGANDiscriminator": ADVERSARIAL,
+    "PatchGANDiscriminator": ADVERSARIAL,
+    "DeepImagePrior": EACH_IMAGE,
+    "Poisson2Sparse": EACH_IMAGE,
+    "CSGMGenerator": EACH_IMAGE,
+    "ConvDecoder": CODES,
+    "DCGANGenerator": CODES,
+    "KernelIdentificationNetwork": ESTIMATES,
+    "PatchCovarianceNoiseEstimator": ESTIMATES,
+    "WaveletNoiseEstimator": ESTIMATES,
+    "ConvLista": ALONE,
+    "ICNN": ALONE,
+    "PDNet_PrimalBlock": BLOCK,
+    "PDNet_DualBlock": BLOCK,
+    "ScoreModelWrapper": "it wraps networks of other packages by Python functions",
 }
 NESTED_ONLY = {"FarFieldPtychographyGeometry", "NearFieldPtychographyGeometry"}  # the geometry of Ptychography, not operators
 # set by es for a whole run, whatever the class
