@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from deepinv.models import Denoiser
@@ -23,7 +23,7 @@ class EquivariantUNet(Denoiser):
     :param int in_channels: channels of the image that goes in.
     :param int out_channels: channels of the image that comes out.
     :param Sequence[int] channels_per_scale: channels in all at each scale, multiples of the group's order: it computes as much as a plain
-        U-Net of these channels, and has as many weights divided by the group's order.
+        U-Net of these channels, and has as many weights divided by the group's order; give it more channels where that is too few.
     :param str group: D4 (turns by 90° and reflections), C4 (turns), reflections (of both axes), or trivial.
     :param bool circular_padding: whether borders wrap around.
     :param bool residual: whether the network's input is added to its output; both have the same channels then.
@@ -34,7 +34,7 @@ class EquivariantUNet(Denoiser):
         in_channels: int = 1,
         out_channels: int = 1,
         channels_per_scale: Sequence[int] = (32, 64, 128),
-        group: str = "D4",
+        group: Literal["D4", "C4", "reflections", "trivial"] = "D4",
         circular_padding: bool = False,
         residual: bool = True,
     ) -> None:
@@ -96,7 +96,7 @@ class CircularCNN(Denoiser):
         out_channels: int = 1,
         channels: int = 64,
         dilations: Sequence[int] = (1, 1, 2, 4, 2, 1),
-        group: str = "trivial",
+        group: Literal["trivial", "D4", "C4", "reflections"] = "trivial",
         residual: bool = True,
     ) -> None:
         super().__init__()
