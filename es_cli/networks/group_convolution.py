@@ -33,7 +33,7 @@ class GroupConv2d(nn.Module):
     """A convolution that commutes with every T_g of `group`: from a regular field to a regular field, `lifting` from images, `projecting` to images.
 
     `in_maps` and `out_maps` count maps of a field and channels of an image. The kernel has an odd size, the padding keeps H and W, with zeros
-    or circular; there is one bias for each map. The expanded weights are √|G| times W[o, g, i, h](u) = ψ[o, i, g⁻¹h](g⁻¹u); lifting,
+    or circular; there is one bias for each map. The expanded weights are W[o, g, i, h](u) = ψ[o, i, g⁻¹h](g⁻¹u); lifting,
     W[o, g, i](u) = ψ[o, i](g⁻¹u); projecting, W[o, i, h](u) = ψ[o, i](h⁻¹u). ValueError where the kernel has no centre.
     """
 
@@ -59,9 +59,7 @@ class GroupConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_maps))
         fan_in = in_maps * self.taps * kernel_size**2
         # He's scale before a ReLU: under torch's own, a sixth of its variance, little but biases reaches the deep layers
-        # |G| copies share a weight; Adam, whose steps have one length, suits both kinds of network with one rate if theirs reach √|G| as far
-        self.reach = math.sqrt(order(group))
-        bound = math.sqrt((1 if projecting else 6) / fan_in) / self.reach
+        bound = math.sqrt((1 if projecting else 6) / fan_in)
         nn.init.uniform_(self.weight, -bound, bound)
         self.register_buffer("places", _places(group, kernel_size, single=lifting or projecting), persistent=False)
         self._kept: tuple[Any, tuple[Tensor, Tensor]] | None = None
@@ -71,8 +69,7 @@ class GroupConv2d(nn.Module):
         out_maps, in_maps, _, height, width = self.weight.shape
         rows = self.weight.permute(2, 3, 4, 0, 1).reshape(-1, out_maps, in_maps).index_select(0, self.places)
         moved = rows.view(self.copies, self.taps, height, width, out_maps, in_maps).permute(4, 0, 5, 1, 2, 3)
-        weight = self.reach * moved.reshape(out_maps * self.copies, in_maps * self.taps, height, width)
-        return weight, self.bias.repeat_interleave(self.copies)
+        return moved.reshape(out_maps * self.copies, in_maps * self.taps, height, width), self.bias.repeat_interleave(self.copies)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self._expanded_once()
