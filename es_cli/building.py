@@ -20,6 +20,7 @@ from torch import Tensor
 from es_cli import catalog
 from es_cli.data import readers
 from es_cli.errors import EsError, Fault, SpecError
+from es_cli.networks.weights import load_weights
 from es_cli.spec.schema import ArrayFile, Component, TensorRef
 from es_cli.streams import generator, reseed, stream_seed
 
@@ -35,6 +36,10 @@ NESTED = {
     "optimizer": ("optimizer",),
     "scheduler": ("scheduler",),
 }
+
+
+# networks whose img_size is (H, W), where that of an operator is (C, H, W)
+WITHOUT_CHANNELS = ("SwinIR",)
 
 
 @dataclass
@@ -57,11 +62,14 @@ class Builder:
             raise SpecError([Fault(f"no {kind} is called {part.name}", path)])
         cls = catalog.load_class(entry)
         known = {parameter.name for parameter in entry.parameters}
+        files = catalog.weight_files(part) if kind == "model" else {}
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
         for name in known & set(self.context) - set(part.parameters):
             kept[name] = values[name] = self.context[name]
-        for name, value in part.parameters.items():
+        if part.name in WITHOUT_CHANNELS and "img_size" in values:
+            kept["img_size"] = values["img_size"] = values["img_size"][-2:]
+        for name, value in catalog.with_fresh_weights(part, files).parameters.items():
             values[name], kept[name] = self._value(value, f"{path}.{name}", kind, name)
         if kind != "model" and "rng" in known:
             values["rng"] = generator(stream_seed(self.seed, path), self.device)
@@ -69,7 +77,10 @@ class Builder:
             values["device"] = self.device
         with _refusals(part.name, path), _quiet():
             built = cls(**values)
-        written = {name: value for name, value in kept.items() if _writable(value)}
+        for file in files.values():
+            # es reads it, not the class: deepinv leaves it to torch how far a file is trusted
+            load_weights(built, Path(file))
+        written = {name: value for name, value in {**kept, **files}.items() if _writable(value)}
         return built, Component(name=part.name, parameters=written)
 
     def _value(self, value: Any, path: str, kind: str, name: str) -> tuple[Any, Any]:

@@ -22,19 +22,20 @@ from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples
 from es_cli.mask_generator import build_splitter
+from es_cli.networks.fitting import check_network
 from es_cli.parameters import build_sampled_operator, open_parameters
 from es_cli.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
-from es_cli.splitting.averaging import ONE_CALL, TestRule, average
+from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.consistency import Consistency
-from es_cli.splitting.group import Group, named_group
+from es_cli.splitting.group import Batch, Group, named_group
 from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
 from es_cli.splitting.transforms import TransformGroup, transform_group
-from es_cli.splitting.virtual import with_noise
+from es_cli.splitting.virtual import virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
 SCALES = (ZeroNoise, GaussianNoise, PoissonNoise, PoissonGaussianNoise, GammaNoise)  # noise that scales with the image, see `rescaled`
@@ -161,19 +162,10 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
 
 
 def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
-    """SpecError where the network cannot make one image of the operator's shape: found now, not at the first step."""
-    y, _, params = data.batch([0], device)
-    made.network.eval()
-    try:
-        shape = tuple(made(y, ONE_CALL, params=params).shape[1:])
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if "out of memory" in str(error):
-            raise
-        text = " ".join(str(error).split())[:200]
-        hint = f"an image has shape {made.operator.image.shape}: check its channels and size"
-        raise SpecError([Fault(f"the network does not take these images: {text}", "model", hint)]) from error
-    if shape != made.operator.image.shape:
-        raise SpecError([Fault(f"the network makes images of shape {shape}", "model", f"wanted {made.operator.image.shape}: check its out_channels")])
+    """SpecError where the network cannot be trained on batches of the operator's shape: found now, not at the first step."""
+    y, _, physics, _ = made.batch(data, [0, len(data) - 1], device)
+    g = Batch(made.group.draw(1, made.seed))
+    check_network(made.network, y, virtual_operator(physics, g, made.group.orthogonal), made.operator.image.shape)
 
 
 def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, spec: Spec, device: torch.device) -> None:

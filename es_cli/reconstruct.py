@@ -106,6 +106,7 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
     metadata = checkpoint.metadata
     try:
         spec = from_dict(metadata.spec, "checkpoint")
+        spec = spec.model_copy(update={"model": catalog.without_weight_files(spec.model)})  # no checkpoint of ours names files
         image_shape = tuple(int(n) for n in metadata.measurement["image_shape"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"its description is not complete: {error!r:.100}") from error

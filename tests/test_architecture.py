@@ -19,7 +19,7 @@ FLOORS = [
     {"spec"},
     {"catalog"},
     {"streams"},
-    {"data", "splitting"},
+    {"data", "splitting", "networks"},
     {"figures"},
     {"checkpoint", "building"},
     {"image_shape", "coil_maps", "forward_operator", "mask_generator", "sides", "rivals", "parameters", "experiment"},

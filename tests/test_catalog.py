@@ -14,7 +14,7 @@ from es_cli.errors import SpecError
 from es_cli.spec.component import Component
 from es_cli.spec.document import from_dict, to_dict
 
-HEAD = "physics: Denoising\ndata: {train: {images: photos}}\nmodel: UNet\n"
+HEAD = "physics: Denoising\ndata: {train: {images: photos}}\nmodel: MoDL\n"
 
 
 @pytest.fixture(scope="module")
@@ -292,21 +292,21 @@ def test_faults_of_text_and_catalogue_come_together_by_line(tmp_path: Path) -> N
 
 
 def test_a_fault_hides_no_other_and_makes_no_other(tmp_path: Path) -> None:
-    assert len(faults(tmp_path, HEAD.replace("model: UNet", "model: 3"))) == 1
+    assert len(faults(tmp_path, HEAD.replace("model: MoDL", "model: 3"))) == 1
     assert len(faults(tmp_path, HEAD.replace("physics: Denoising\n", ""))) == 1
 
 
 def test_bare_names_become_parts_and_downloads_fresh_weights(tmp_path: Path) -> None:
-    text = HEAD.replace("UNet", "{name: MoDL, denoiser: DRUNet}").replace("Denoising", "{name: Denoising, noise_model: GaussianNoise}")
+    text = HEAD.replace("MoDL", "{name: MoDL, denoiser: DRUNet}").replace("Denoising", "{name: Denoising, noise_model: GaussianNoise}")
     spec = load(tmp_path, text, "losses=[{name: EquivariantSplittingLoss, consistency_loss: R2RLoss}]")
     assert spec["model"] == {"name": "MoDL", "denoiser": {"name": "DRUNet", "pretrained": None}}
     assert spec["physics"]["noise_model"] == {"name": "GaussianNoise"}
     assert spec["losses"][0]["consistency_loss"] == {"name": "R2RLoss"}
-    assert load(tmp_path, HEAD.replace("UNet", "RAM"))["model"] == {"name": "RAM", "pretrained": False}
+    assert load(tmp_path, HEAD.replace("MoDL", "RAM"))["model"] == {"name": "RAM", "pretrained": False}
 
 
 def test_weight_files_are_absolute_and_can_be_left_behind(tmp_path: Path) -> None:
-    spec = load(tmp_path, HEAD.replace("UNet", "{name: ArtifactRemoval, backbone_net: {name: DnCNN, pretrained: w.pth}}"))
+    spec = load(tmp_path, HEAD.replace("MoDL", "{name: ArtifactRemoval, backbone_net: {name: DnCNN, pretrained: w.pth}}"))
     assert spec["model"]["backbone_net"]["pretrained"] == str(tmp_path / "w.pth")
     left = without_weight_files(from_dict(spec).model)
     assert left.parameters["backbone_net"] == Component(name="DnCNN", parameters={"pretrained": None})

@@ -1,8 +1,8 @@
 """The classes that a spec may name, what they take, and the check of a spec against them. Importing this imports neither torch nor deepinv."""
 
-from es_cli.catalog.checking import check
+from es_cli.catalog.checking import check, weight_files
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, load_class, suggest
-from es_cli.catalog.loading import check_spec, load_spec, parts_of, resolve, without_weight_files
+from es_cli.catalog.loading import check_spec, load_spec, parts_of, resolve, with_fresh_weights, without_weight_files
 from es_cli.catalog.parameters import described, left_to_samples, operator_parameters, wanted
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING, side_of
 
@@ -26,5 +26,7 @@ __all__ = [
     "side_of",
     "suggest",
     "wanted",
+    "weight_files",
+    "with_fresh_weights",
     "without_weight_files",
 ]

@@ -23,6 +23,7 @@ WORDS = {
     "null": "null",
 }
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
+WEIGHTS = "weights"  # a reserved key of every model: the file that its weights are read from
 ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
 # top-level keys that fill a parameter of the same name in a loss
 TOP_LEVEL = {
@@ -47,6 +48,8 @@ def check(component: Component, path: str, kinds: Iterable[str], filled: Iterabl
     found: Found = []
     for name, value in component.parameters.items():
         found += _check_parameter(entry, name, value, f"{path}.{name}")
+    if len(files := weight_files(component)) > 1 and entry.kind == "model":
+        found.append((path, f"{' and '.join(files)} both name a file of weights", "keep one of them"))
     for parameter in entry.parameters:
         if parameter.required and parameter.name not in component.parameters and parameter.name not in {*CONTEXT_PARAMETERS, *filled}:
             hint = TOP_LEVEL.get(parameter.name, _described(parameter)) if entry.kind == "loss" else _described(parameter)
@@ -64,6 +67,25 @@ def with_parts(component: Component, kinds: Iterable[str]) -> Component:
         if parameter.downloads and not parameter.required and parameter.name not in values:
             values[parameter.name] = parameter.default
     return Component(name=component.name, parameters=values)
+
+
+def is_weights(entry: Entry | None, name: str) -> bool:
+    """Whether a parameter of a model names its weights: deepinv's own `pretrained` and the like, or the reserved `weights`."""
+    if entry is None or entry.kind != "model":
+        return False
+    parameter = entry.parameter(name)
+    return parameter.downloads if parameter is not None else name == WEIGHTS
+
+
+def names_file(value: Any) -> bool:
+    """Whether a value is the path of a file of weights, and no word for one that would be downloaded."""
+    return isinstance(value, str) and value.lower().endswith(WEIGHT_FILES)
+
+
+def weight_files(component: Component) -> dict[str, str]:
+    """The files of weights that a model itself names, by parameter; not those of parts nested in it."""
+    entry = find(component.name, ("model",))
+    return {name: value for name, value in component.parameters.items() if is_weights(entry, name) and names_file(value)}
 
 
 def kinds_in(parameter: Parameter, entry: Entry) -> tuple[str, ...]:
@@ -124,6 +146,8 @@ def _cut(text: str, longest: int) -> str:
 
 def _check_parameter(entry: Entry, name: str, value: Any, path: str) -> Found:
     parameter = entry.parameter(name)
+    if parameter is None and is_weights(entry, name):
+        parameter = Parameter(WEIGHTS, downloads=True)
     if parameter is None:
         givable = [one.name for one in entry.parameters if one.refused is None]
         near = did_you_mean(name, givable)
@@ -140,7 +164,7 @@ def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
     fresh = "null" if parameter.default is None else str(parameter.default).lower()
     if value == parameter.default and not parameter.required:
         return []
-    if isinstance(value, str) and value.lower().endswith(WEIGHT_FILES):
+    if names_file(value):
         return []
     if parameter.required:
         return [
@@ -150,7 +174,9 @@ def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
                 "es never reaches for the network; download them once and give the file",
             )
         ]
-    hint = f"leave it out ({fresh} is fresh weights), or give a file such as weights.pth"
+    if parameter.name == WEIGHTS or not isinstance(value, (str, bool)):
+        return [(path, f"wanted a file of weights, got {shown(value)}", f"give a path that ends in {', '.join(WEIGHT_FILES)}, or leave it out")]
+    hint = f"leave it out ({fresh} is fresh weights), or fetch the file yourself and give its path, such as weights.pth"
     return [(path, f"{shown(value)} would be downloaded, and es never reaches for the network", hint)]
 
 

@@ -28,7 +28,7 @@ INSTEAD = {
 
 def check_consistency(spec: Spec) -> Found:
     """(path, what, hint) each."""
-    return [*_drawn_operator(spec), *_mask_from_data(spec), *_one_adapting_loss(spec), *_tensor_references(spec)]
+    return [*_drawn_operator(spec), *_mask_from_data(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
 
 
 def measurements_in(spec: Spec) -> str | None:
@@ -141,6 +141,18 @@ def _one_adapting_loss(spec: Spec) -> Found:
             found.append((f"losses.{i}", what, "keep one of them; the others see the bare network"))
         first = first or term.loss.name
     return found
+
+
+def _blind_network(spec: Spec) -> Found:
+    """A network that is not told the operator gives the same image for A and A T_g, and so learns nothing from a group."""
+    entry = find(spec.model.name, ("model",))
+    direct = spec.model.name == "ArtifactRemoval" and str(spec.model.parameters.get("mode", "")).lower() == "direct"
+    if spec.transforms.group == "trivial" or entry is None or not (entry.denoiser or direct):
+        return []
+    if direct:
+        return [("model.mode", "direct hands the network the measurements without the operator, so that transforms mean nothing to it", "use adjoint or pinv, or transforms: none")]
+    wrapped = f"{{name: ArtifactRemoval, backbone_net: {{name: {entry.name}, …}}}}"
+    return [("model", f"{entry.name} is not told the operator, so that transforms mean nothing to it", f"wrap it, {wrapped}, or write transforms: none")]
 
 
 def _tensor_references(spec: Spec) -> Found:

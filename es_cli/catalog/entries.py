@@ -45,7 +45,7 @@ class Entry:
     """One class that a spec may name.
 
     `origin` is deepinv, torch or es; `refused` says why it cannot be built from YAML, None if it can. `adapts`: a loss that wraps the
-    network in a model of its own. `nested_only`: it can only stand inside another part.
+    network in a model of its own. `nested_only`: it can only stand inside another part. `denoiser`: a network that is not told the operator.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Entry:
     refused: str | None = None
     adapts: bool = False
     nested_only: bool = False
+    denoiser: bool = False
 
     def parameter(self, name: str) -> Parameter | None:
         return next((one for one in self.parameters if one.name == name), None)

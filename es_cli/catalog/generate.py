@@ -39,6 +39,9 @@ OWN = (
     ("es_cli.splitting.sensing", "SensingMatrix", "physics"),
     ("es_cli.splitting.tomography", "Tomography", "physics"),
     ("es_cli.splitting.unrolled", "DataConsistentMoDL", "model"),
+    ("es_cli.splitting.unrolled", "Unrolled", "model"),
+    ("es_cli.networks.equivariant", "EquivariantUNet", "model"),
+    ("es_cli.networks.equivariant", "CircularCNN", "model"),
 )
 # words of annotations and docstrings → what YAML may hold
 WORDS = {
@@ -114,6 +117,8 @@ def _entry(name: str, kind: str, cls: type, place: str, names: dict[str, str]) -
     }
     if kind == "loss" and _adapts(cls):
         entry["adapts"] = True
+    if kind == "model" and not _knows_the_operator(cls):
+        entry["denoiser"] = True
     if name in refusals.NESTED_ONLY:
         entry["nested_only"] = True
     refused = refusals.of_class(name, kind, cls) or _unfillable(parameters)
@@ -127,6 +132,13 @@ def _adapts(cls: type) -> bool:
     from deepinv.loss import Loss
 
     return getattr(cls, "adapt_model", Loss.adapt_model) is not Loss.adapt_model
+
+
+def _knows_the_operator(cls: Any) -> bool:
+    """Whether a network is called with measurements and their operator; a denoiser is called with an image and its noise level."""
+    from deepinv.models import Reconstructor
+
+    return issubclass(cls, Reconstructor) and "physics" in inspect.signature(cls.forward).parameters
 
 
 def _unfillable(parameters: list[dict[str, Any]]) -> str | None:

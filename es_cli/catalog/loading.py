@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from es_cli.catalog.checking import WEIGHT_FILES, check, with_parts
+from es_cli.catalog.checking import check, is_weights, names_file, with_parts
 from es_cli.catalog.consistency import check_consistency, known_of_operator
 from es_cli.catalog.entries import find
 from es_cli.catalog.parameters import check_parameters
@@ -103,29 +103,42 @@ def resolve(spec: Spec) -> Spec:
 
 
 def without_weight_files(part: Component) -> Component:
-    """A model whose weights come from elsewhere: files of pretrained weights are left out, as a checkpoint must not depend on them."""
+    """A part whose weights come from elsewhere: all files of weights in it are left out, as a checkpoint must not depend on them."""
     return _map_weights(part, lambda value, fresh: fresh)
 
 
+def with_fresh_weights(part: Component, files: Iterable[str]) -> Component:
+    """A model with fresh weights where its own parameters `files` named a file; parts nested in it keep theirs."""
+    entry = find(part.name, ("model",))
+    own = {name: entry.parameter(name) for name in files} if entry is not None else {}
+    kept = {name: value for name, value in part.parameters.items() if name not in own}
+    return Component(name=part.name, parameters=kept | {name: one.default for name, one in own.items() if one is not None})
+
+
 def _with_weight_files(spec: Spec, folder: Path) -> Spec:
-    """Files of pretrained weights made absolute, as all paths are."""
+    """Files of weights made absolute, as all paths are."""
 
     def made(value: Any, fresh: Any) -> Any:
-        return absolute(value, folder) if isinstance(value, str) and value.lower().endswith(WEIGHT_FILES) else value
+        return absolute(value, folder) if names_file(value) else value
 
-    return spec.model_copy(update={"model": _map_weights(spec.model, made)})
+    losses = tuple(term.model_copy(update={"loss": _map_weights(term.loss, made)}) for term in spec.losses)
+    return spec.model_copy(update={"model": _map_weights(spec.model, made), "losses": losses})
 
 
-def _map_weights(part: Component, change: Any) -> Component:
-    entry = find(part.name, ("model",))
+def _map_weights(value: Any, change: Any) -> Any:
+    """A value with `change(given, fresh)` in place of all weights of the models in it; None leaves the reserved key out."""
+    if isinstance(value, tuple):
+        return tuple(_map_weights(inner, change) for inner in value)
+    if not isinstance(value, Component):
+        return value
+    entry = find(value.name, ("model",))
     values = {}
-    for name, value in part.parameters.items():
-        parameter = entry.parameter(name) if entry is not None else None
-        if isinstance(value, Component):
-            values[name] = _map_weights(value, change)
-        else:
-            values[name] = change(value, parameter.default) if parameter is not None and parameter.downloads else value
-    return Component(name=part.name, parameters=values)
+    for name, inner in value.parameters.items():
+        parameter = None if entry is None else entry.parameter(name)
+        made = change(inner, None if parameter is None else parameter.default) if is_weights(entry, name) else _map_weights(inner, change)
+        if made is not None or parameter is not None or not is_weights(entry, name):
+            values[name] = made
+    return Component(name=value.name, parameters=values)
 
 
 def _check_equivariant_splitting(part: Component, path: str) -> list[tuple[str, str, str]]:

@@ -15,6 +15,11 @@ BASES = {
 }  # fmt: skip
 ADVERSARIAL = "it trains a discriminator beside the network, which es does not do"
 REGULARISER = "it is given a function and a point to differentiate it at, not images and measurements"
+EACH_IMAGE = "it is fitted to each image anew, so that there is nothing to train beforehand"
+CODES = "it makes images from random codes, not from measurements"
+ESTIMATES = "it estimates a property of an image, and makes none"
+ALONE = "it is called with an image alone, and deepinv's reconstructors hand it a noise level too"
+BLOCK = "it is a block of a network, not a network; Unrolled unrolls an algorithm around any denoiser"
 CLASSES = {
     "VirtualLinearPhysics": "es makes it itself, from physics and transforms",
     "Zernike": "it computes polynomials; use a blur generator",
@@ -32,6 +37,22 @@ CLASSES = {
     "JacobianSpectralNorm": REGULARISER,
     "FNEJacobianSpectralNorm": REGULARISER,
     "StackedPhysicsLoss": "it needs an operator that measures several arrays at once",
+    "DCGANDiscriminator": ADVERSARIAL,
+    "ESRGANDiscriminator": ADVERSARIAL,
+    "PatchGANDiscriminator": ADVERSARIAL,
+    "DeepImagePrior": EACH_IMAGE,
+    "Poisson2Sparse": EACH_IMAGE,
+    "CSGMGenerator": EACH_IMAGE,
+    "ConvDecoder": CODES,
+    "DCGANGenerator": CODES,
+    "KernelIdentificationNetwork": ESTIMATES,
+    "PatchCovarianceNoiseEstimator": ESTIMATES,
+    "WaveletNoiseEstimator": ESTIMATES,
+    "ConvLista": ALONE,
+    "ICNN": ALONE,
+    "PDNet_PrimalBlock": BLOCK,
+    "PDNet_DualBlock": BLOCK,
+    "ScoreModelWrapper": "it wraps networks of other packages by Python functions",
 }
 NESTED_ONLY = {"FarFieldPtychographyGeometry", "NearFieldPtychographyGeometry"}  # the geometry of Ptychography, not operators
 # set by es for a whole run, whatever the class

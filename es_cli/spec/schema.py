@@ -55,6 +55,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_size)]
+Patterns = Annotated[tuple[Text, ...], BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else () if raw is None else raw)]
 Parts = Annotated[tuple[PartField, ...], BeforeValidator(_is_list), BeforeValidator(_parts)]
 
 
@@ -183,7 +184,7 @@ class Transforms(Section):
     """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
 
     group: Literal["trivial", "C4", "D4", "reflections", "shifts", "rotations"] | None = Field(
-        default=None, description="D4 is all turns by 90° and reflections, rotations all angles on odd sizes, trivial is none"
+        default=None, description="D4 is all turns by 90° and reflections, rotations all angles on odd sizes, trivial or none is no transform"
     )
     train: Parts | None = Field(default=None, description="transforms of deepinv; a list is their product")
     per: Literal["sample", "batch"] = Field(default="sample", description="whether each sample of a step has its own element, or all share one")
@@ -191,6 +192,11 @@ class Transforms(Section):
     @model_validator(mode="before")
     @classmethod
     def _exactly_one(cls, raw: Any) -> Any:
+        """`transforms: D4` is {group: D4}, and none is the trivial group."""
+        if isinstance(raw, str):
+            raw = {"group": raw}
+        if isinstance(raw, dict) and raw.get("group") == "none":
+            raw = {**raw, "group": "trivial"}
         if isinstance(raw, dict) and raw.get("group") is not None and raw.get("train") is not None:
             raise ValueError("group and train exclude each other; leave one of them out")
         if isinstance(raw, dict) and raw.get("group") is None and raw.get("train") is None:
@@ -264,6 +270,7 @@ class Training(Section):
         default=None, description="validations without a better one before training stops"
     )
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
+    freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
     preview: Flag = Field(default=True, description="whether preview pictures are written")
 
     @model_validator(mode="before")
@@ -288,7 +295,7 @@ class Spec(Section):
     physics: PartField = Field(description="the forward operator, such as {name: Inpainting, mask: {file: mask.npy}}")
     data: Data | None = Field(default=None, description="{train: {measurements: FILE}}")
     mask_generator: PartField | None = Field(default=None, description="how measurements are split; left out: Bernoulli, 0.9")
-    transforms: Transforms = Field(default_factory=lambda: Transforms(group="trivial"), description="{group: D4}")
+    transforms: Transforms = Field(default_factory=lambda: Transforms(group="trivial"), description="none, a group such as D4, or {train: [a transform, …]}")
     losses: Annotated[tuple[LossTerm, ...], BeforeValidator(_is_list)] = Field(
         default_factory=_default_losses, description="a list of losses"
     )

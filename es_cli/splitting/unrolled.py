@@ -1,12 +1,21 @@
-"""Unrolled networks that end in agreement with the measurements."""
+"""Unrolled networks: a few iterations of an optimization algorithm around a denoiser, trained from end to end."""
 
 from __future__ import annotations
 
-from deepinv.optim import BaseOptim
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from deepinv.models import Reconstructor
+from deepinv.optim import ADMM, DRS, FISTA, HQS, PGD, BaseOptim
 from deepinv.optim.data_fidelity import L2
 from deepinv.optim.optim_iterators import HQSIteration
 from deepinv.optim.prior import PnP
-from torch import nn
+from torch import Tensor, nn
+
+ALGORITHMS = {"HQS": HQS, "PGD": PGD, "FISTA": FISTA, "ADMM": ADMM, "DRS": DRS}
+NEEDS_GRADIENT = {"PGD", "FISTA"}
+TRAINABLE = {"stepsize", "g_param", "lambda_reg", "beta"}
 
 
 class DataConsistentMoDL(BaseOptim):
@@ -31,3 +40,56 @@ class DataConsistentMoDL(BaseOptim):
             unfold=True,
             g_first=True,
         )
+
+
+class Unrolled(Reconstructor):
+    """One of deepinv's algorithms, unrolled: each iteration a step towards the measurements and one through the denoiser.
+
+    With a denoiser that is equivariant the whole is equivariant in y and A. ValueError for what the algorithm does not know.
+
+    :param torch.nn.Module denoiser: the network that is applied in every iteration.
+    :param str algorithm: HQS, ADMM and DRS solve for the measurements in each iteration, PGD and FISTA make a step along the gradient.
+    :param int num_iter: number of unrolled iterations.
+    :param bool shared: whether all iterations apply the same weights; if not, each has a copy of its own that starts from the same.
+    :param float stepsize: stepsize of each iteration before training; for HQS, ADMM and DRS the weight of the measurements.
+    :param float sigma_denoiser: noise level that the denoiser is told before training, for denoisers that ask for one.
+    :param bool g_first: whether the denoiser comes first in an iteration, so that the last step is that towards the measurements; not for PGD and FISTA.
+    :param Sequence[str] trainable_params: which of stepsize, g_param (the noise level), lambda_reg and beta are trained, one value for each iteration.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        algorithm: Literal["HQS", "PGD", "FISTA", "ADMM", "DRS"] = "HQS",
+        num_iter: int = 3,
+        shared: bool = True,
+        stepsize: float = 1.0,
+        sigma_denoiser: float = 0.01,
+        g_first: bool = False,
+        trainable_params: Sequence[str] = ("stepsize", "g_param"),
+    ) -> None:
+        super().__init__()
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm}")
+        if g_first and algorithm in NEEDS_GRADIENT:
+            raise ValueError(f"{algorithm} with g_first follows the gradient of the prior, and a denoiser has none; use HQS, ADMM or DRS")
+        unknown = set(trainable_params) - TRAINABLE
+        if unknown:
+            raise ValueError(f"trainable_params takes {', '.join(sorted(TRAINABLE))}, got {', '.join(sorted(unknown))}")
+        copies = [denoiser] if shared else [denoiser, *(copy.deepcopy(denoiser) for _ in range(num_iter - 1))]
+        self.algorithm = ALGORITHMS[algorithm](
+            data_fidelity=L2(),
+            prior=[PnP(denoiser=one) for one in copies],
+            stepsize=[stepsize] * num_iter,
+            g_param=[sigma_denoiser] * num_iter,
+            lambda_reg=[1.0] * num_iter,
+            max_iter=num_iter,
+            unfold=True,
+            g_first=g_first,
+            # deepinv renames what it finds in the list that it is given
+            trainable_params=list(trainable_params),
+        )
+
+    def forward(self, y: Tensor, physics: Any, **kwargs: Any) -> Tensor:
+        """The image (B, C, H, W) from y (B, …)."""
+        return self.algorithm(y, physics, **kwargs)

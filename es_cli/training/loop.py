@@ -16,6 +16,7 @@ from es_cli.building import Builder
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, is_pair
+from es_cli.networks.freezing import freeze
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import Objective
@@ -49,12 +50,17 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
 
 
 def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> TrainingState:
-    """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average."""
+    """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average.
+
+    Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
+    """
     training = experiment.spec.training
     network = experiment.network
+    freeze(network, training.freeze)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
-        raise SpecError([Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")])
+        fault = Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")
+        raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if training.freeze else fault])
     optimizer, _ = Builder(context={"params": trained}).build(training.optimizer, "training.optimizer", "optimizer")
     scheduler = None
     if training.scheduler is not None:

@@ -66,12 +66,13 @@ def train(
         experiment = build_experiment(spec, where)
         if init_from is not None:
             _start_from(experiment, init_from)
+        run = _Run(experiment, folder.path, where, on_event)
     except BaseException:
         folder.give_up()
         raise
     folder.start(spec)
     write_bytes(folder.path / "environment.json", json.dumps(_environment(where), indent=1).encode())
-    return _Run(experiment, folder.path, where, on_event).go(resumed=False)
+    return run.go(resumed=False)
 
 
 def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
@@ -177,7 +178,8 @@ class _Run:
         tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
         # weights that a spec named as a file are in the tensors by now; its path would say where they lay
         resolved = experiment.resolved
-        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model)}))
+        losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
+        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
         scale = (described.pop("data") or {}).get("scale", "none")
         measurement = {
             "shape": list(experiment.operator.measurement.shape),

@@ -239,3 +239,18 @@ def test_a_file_that_is_no_text(tmp_path: Path, content: bytes | None) -> None:
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError, match=r"s\.yaml:1: .*; a spec has at least physics, data and model"):
         read_document(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("given", "group"), [("none", "trivial"), ("D4", "D4"), ("{group: none}", "trivial"), ("shifts", "shifts")])
+def test_transforms_may_be_the_bare_name_of_a_group(tmp_path, given, group):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"physics: Denoising\nmodel: UNet\ndata: {{train: {{images: photos}}}}\ntransforms: {given}\n")
+    document = read_document(path, ())
+    assert not document.faults and document.spec.transforms.group == group
+
+
+def test_a_bare_name_that_is_no_group_says_which_there_are(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("physics: Denoising\nmodel: UNet\ndata: {train: {images: photos}}\ntransforms: reflection\n")
+    (fault,) = read_document(path, ()).faults
+    assert str(fault).endswith("transforms: must be one of trivial, C4, D4, reflections, shifts, rotations, got 'reflection'; did you mean reflections?")
