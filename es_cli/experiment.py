@@ -23,6 +23,7 @@ from es_cli.errors import DataError, Fault, SpecError
 from es_cli.forward_operator import Operator, as_samples
 from es_cli.mask_generator import build_splitter
 from es_cli.networks.fitting import check_network
+from es_cli.networks.memory import channels_last
 from es_cli.parameters import build_sampled_operator, open_parameters
 from es_cli.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.sides import build_consistency
@@ -182,7 +183,7 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
     splitter, generator_part = _splitter(spec, operator, device)
     consistency, repeats = build_consistency(spec, operator.physics, device)
     rule = replace(_test_rule(spec, operator, group), repeats=repeats)
-    made = Reconstruction(network.to(device), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
+    made = Reconstruction(channels_last(network.to(device)), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
     return made, {"model": model, "mask_generator": generator_part}
 
 
