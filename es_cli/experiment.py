@@ -33,7 +33,7 @@ from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
 from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
-from es_cli.splitting.objective import EquivariantSplitting, Objective
+from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
 from es_cli.splitting.transforms import TransformGroup, transform_group
 from es_cli.splitting.virtual import virtual_operator, with_noise
@@ -281,10 +281,10 @@ def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Spl
 
 def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
     test = spec.test
-    if not isinstance(test.group, str):
+    if isinstance(test.group, tuple):
         eval_group = _transform_group(test.group, "test.group", operator, spec.seed)
         return TestRule(test.splits, tuple(eval_group.elements()))
-    if test.group == "trivial":
+    if test.group in {None, "trivial"}:  # load_spec leaves no None
         return TestRule(test.splits)
     if test.group == "random":
         return TestRule(test.splits, draws=test.samples)
@@ -301,6 +301,7 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
             kept = term.loss
         else:
             module, kept = build_library_loss(term.loss, f"losses.{i}", spec, made.operator, made.group, made.splitter, device)
+            module = Equivariant(module, made.group) if term.equivariant else module
         names = [name for name, _, _ in terms]
         name = term.loss.name if term.loss.name not in names else f"{term.loss.name}-{i}"
         terms.append((name, term.weight, module))

@@ -18,7 +18,7 @@ from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.group import Group
 from es_cli.splitting.library_loss import LibraryLoss, SeededSplits
 from es_cli.splitting.masks import Splitter, sampling_mask
-from es_cli.splitting.objective import Objective, Pass
+from es_cli.splitting.objective import Equivariant, Objective, Pass
 from es_cli.splitting.transforms import GroupTransform
 from es_cli.streams import stream_seed
 
@@ -124,9 +124,10 @@ def try_losses(objective: Objective, y: Tensor, physics: Any, x: Tensor | None, 
 
 def _complaints(objective: Objective, batch: Pass) -> Iterator[Fault]:
     for i, term in enumerate(objective.terms):
-        if not isinstance(term, LibraryLoss):
+        judged = term.term if isinstance(term, Equivariant) else term
+        if not isinstance(judged, LibraryLoss):
             continue
-        name = type(term.loss).__name__
+        name = type(judged.loss).__name__
         try:
             with torch.no_grad():
                 value = float(term(batch))

@@ -159,3 +159,28 @@ def test_noise_follows_the_scale_of_each_sample(name: str, folder: Path) -> None
     made = experiment(folder, name, data={"train": {"images": "images.npy"}, "validation": 0.2, "scale": "per-sample"})
     events = list(fit(made, new_state(made, None, 1), device=CPU, steps=1, every=2))
     assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))
+
+
+def test_a_loss_under_the_group_judges_the_image_of_a_virtual_operator(folder: Path) -> None:
+    """Supervised training with Reynolds averaging: under the trivial group it is the plain one, under D4 it is not."""
+    values = {}
+    for group in ("trivial", "D4"):
+        for equivariant in (False, True):
+            spec = spec_of(folder, {"name": "SupLoss", "equivariant": equivariant}, transforms={"group": group})
+            made = build_experiment(load_spec(spec), CPU)
+            y, x, physics, scale = made.reconstruction.batch(made.train, [0, 1], CPU)
+            values[group, equivariant] = made.objective(y, physics, 3, x, scale)[0].item()
+    assert values["trivial", True] == values["trivial", False] == values["D4", False] != values["D4", True]
+
+
+@pytest.mark.parametrize(("loss", "calls"), [("EquivariantSplittingLoss", 8), ({"name": "SupLoss", "equivariant": True}, 8), ("SupLoss", 1), ("EILoss", 1)], ids=str)
+def test_images_are_averaged_over_the_group_where_training_met_it(folder: Path, loss: object, calls: int) -> None:
+    """A network that never met A T_g makes poor images of it; the spec may ask for them all the same."""
+    spec = spec_of(folder, loss, transforms="D4")
+    assert build_experiment(load_spec(spec), CPU).reconstruction.rule.network_calls == calls
+    assert build_experiment(load_spec(spec, ["test.group=full"]), CPU).reconstruction.rule.network_calls == 8
+
+
+def test_a_loss_with_a_model_of_its_own_cannot_be_put_under_the_group(folder: Path) -> None:
+    with pytest.raises(SpecError, match="wraps the network in a model of its own, and judges the image of that one"):
+        load_spec(spec_of(folder, {"name": "R2RLoss", "equivariant": True}))

@@ -136,6 +136,9 @@ def _one_adapting_loss(spec: Spec) -> Found:
         entry = find(term.loss.name, ("loss",))
         if entry is None or not entry.adapts or entry.refused:
             continue
+        if term.equivariant:
+            what = f"{term.loss.name} wraps the network in a model of its own, and judges the image of that one"
+            found.append((f"losses.{i}.equivariant", what, "leave equivariant out"))
         if first is not None:
             what = f"{term.loss.name} and {first} both wrap the network in a model of their own"
             found.append((f"losses.{i}", what, "keep one of them; the others see the bare network"))

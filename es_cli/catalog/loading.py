@@ -99,7 +99,14 @@ def resolve(spec: Spec) -> Spec:
         changes["transforms"] = spec.transforms.model_copy(update={"train": parts(spec.transforms.train)})
     if isinstance(spec.test.group, tuple):
         changes["test"] = spec.test.model_copy(update={"group": parts(spec.test.group)})
+    elif spec.test.group is None:
+        changes["test"] = spec.test.model_copy(update={"group": "full" if _trains_under_the_group(spec) else "trivial"})
     return spec.model_copy(update=changes)
+
+
+def _trains_under_the_group(spec: Spec) -> bool:
+    """Whether the network meets the virtual operators A T_g in training; one that never did makes poor images of them at test."""
+    return any(term.loss.name == EQUIVARIANT_SPLITTING or term.equivariant for term in spec.losses)
 
 
 def without_weight_files(part: Component) -> Component:

@@ -92,7 +92,7 @@ def to_dict(spec: Spec) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in type(spec).model_fields:
         result[name] = _plain_section(getattr(spec, name))
-    result["losses"] = [{**plain(term.loss), "weight": term.weight} for term in spec.losses]
+    result["losses"] = [{**plain(term.loss), "weight": term.weight, "equivariant": term.equivariant} for term in spec.losses]
     return result
 
 

@@ -209,14 +209,15 @@ class LossTerm(Section):
 
     loss: PartField
     weight: Number = Field(default=1.0, description="what the loss is multiplied by")
+    equivariant: Flag = Field(default=False, description="whether it judges the image under a random element of transforms (Reynolds averaging)")
 
     @model_validator(mode="before")
     @classmethod
     def _flat(cls, raw: Any, info: ValidationInfo) -> Any:
-        """YAML writes the weight among the loss's parameters."""
+        """YAML writes what is reserved among the loss's parameters."""
         if isinstance(raw, dict) and not isinstance(raw.get("loss"), Component):
-            given = {"weight": raw["weight"]} if "weight" in raw else {}
-            return {"loss": as_component({key: value for key, value in raw.items() if key != "weight"}, info), **given}
+            given = {key: raw[key] for key in ("weight", "equivariant") if key in raw}
+            return {"loss": as_component({key: value for key, value in raw.items() if key not in given}, info), **given}
         return raw if isinstance(raw, dict) else {"loss": as_component(raw, info)}
 
 
@@ -227,8 +228,8 @@ class Test(Section):
     splits: Annotated[Whole, Field(gt=0)] | None = Field(
         default=None, description="how many splits are averaged, none: the whole measurement"
     )
-    group: Literal["full", "random", "trivial"] | tuple[Component, ...] = Field(
-        default="full", description="full, random, trivial, or a list of transforms"
+    group: Literal["full", "random", "trivial"] | tuple[Component, ...] | None = Field(
+        default=None, description="full, random, trivial, or a list of transforms; left out: full where a loss trains under the group, else trivial"
     )
     samples: Annotated[Whole, Field(gt=0)] = Field(default=8, description="group elements, with random or an infinite group; rotations are equally spaced")
 
@@ -239,7 +240,9 @@ class Test(Section):
 
     @field_validator("group", mode="plain")
     @classmethod
-    def _group(cls, raw: Any, info: ValidationInfo) -> str | tuple[Component, ...]:
+    def _group(cls, raw: Any, info: ValidationInfo) -> str | tuple[Component, ...] | None:
+        if raw is None:
+            return None
         if isinstance(raw, str) and raw in ("full", "random", "trivial"):
             return raw
         parts = raw if isinstance(raw, (list, tuple)) else [raw]

@@ -38,6 +38,29 @@ class Pass:
             self._bare = self.network(self.y, self.physics)
         return self._bare
 
+    def judging(self, image: Tensor) -> Pass:
+        """The same pass with another image in place of the bare reconstruction."""
+        other = Pass(self.network, self.physics, self.y, self.x, self.seed, self.scale)
+        other._bare = image
+        return other
+
+
+class Equivariant(nn.Module):
+    """A term that judges T_g f(y, A T_g), with one random g for each sample, in place of the bare f(y, A): Reynolds averaging by one draw."""
+
+    def __init__(self, term: Any, group: Group) -> None:
+        super().__init__()
+        self.term, self.group = term, group
+
+    @property
+    def needs_ground_truth(self) -> bool:
+        return bool(self.term.needs_ground_truth)
+
+    def forward(self, batch: Pass) -> Tensor:
+        g = Batch(self.group.draw(len(batch.y), stream_seed(batch.seed, "group")))
+        image = g.act(batch.network(batch.y, virtual_operator(batch.physics, g, self.group.orthogonal)))
+        return self.term(batch.judging(image))
+
 
 class EquivariantSplitting(nn.Module):
     """The loss of equivariant splitting, with one random g and one random split for each sample.

@@ -87,7 +87,7 @@ def test_round_trips(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, WHOLE)
     assert from_dict(to_dict(spec)) == spec
     assert from_dict(read_yaml(to_yaml(spec), "").value) == spec
-    assert to_dict(spec)["losses"] == [{"name": "EquivariantSplittingLoss", "consistency_loss": None, "weight": 2.0}]
+    assert to_dict(spec)["losses"] == [{"name": "EquivariantSplittingLoss", "consistency_loss": None, "weight": 2.0, "equivariant": False}]
 
 
 def test_checkpoints_need_no_data_and_hold_tensors(tmp_path: Path) -> None:
