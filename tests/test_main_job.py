@@ -224,29 +224,3 @@ def test_supervised_loss_gets_ground_truth_because_the_spec_names_it(inpainting)
     np.save(inpainting.parent / "train_x.npy", smooth(24, 16)[:20, None])
     model = trained(inpainting, "losses=[SupLoss]", "data.train.images=train_x.npy")
     assert read_metadata(model).spec["losses"][0]["name"] == "SupLoss"
-
-
-@pytest.mark.parametrize("config", sorted((Path(__file__).parent.parent / "examples" / "configs").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_spec_trains_two_steps(config, tmp_path):
-    """On data faked to the shape that its arrays would have."""
-    arrays = {"inpainting64": (3, 64, 64), "mri64": (2, 64, 64), "own-measurements": (1, 32, 32)}
-    overrides = ["training.steps=2", "training.validate_every=2", "training.preview=false"]
-    if config.stem in arrays:
-        shape = arrays[config.stem]
-        mask = np.zeros(shape[1:], np.float32)
-        mask[:, ::2] = 1
-        np.save(tmp_path / "mask.npy", mask)
-        np.save(tmp_path / "y.npy", np.random.default_rng(0).random((10, *shape), np.float32) * mask)
-        overrides.append(f"data.train.measurements={tmp_path / 'y.npy'}")
-        if config.stem != "own-measurements":
-            y = tmp_path / "y.npy"
-            overrides += [f"physics.mask.file={tmp_path / 'mask.npy'}", f"data.validation.measurements={y}", "data.test=null"]
-    elif config.stem == "photos":
-        from PIL import Image
-
-        for name in ("a", "b", "c"):
-            Image.fromarray((255 * smooth(1, 80)[0]).astype(np.uint8)).convert("RGB").save(tmp_path / f"{name}.png")
-        overrides += [f"data.train.images.file={tmp_path}", f"data.test.images.file={tmp_path}"]
-    else:
-        overrides += ["data.train.images.crops_per_image=9", "data.test.images.crops_per_image=2"]
-    assert train_in(tmp_path / "run", load_spec(config, overrides)).is_file()
