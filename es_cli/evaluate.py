@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from es_cli import catalog
-from es_cli.building import Builder
+from es_cli.building.parameters import read_parameter
+from es_cli.building.parts import Builder
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import not_finite
 from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError
-from es_cli.parameters import read_parameter
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.schema import ArrayFile, Component, Source
 from es_cli.splitting.noise import LEVELS

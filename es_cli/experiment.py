@@ -12,7 +12,12 @@ import torch
 from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from torch import Tensor, nn
 
-from es_cli.building import Builder
+from es_cli.building.forward_operator import Operator, as_samples
+from es_cli.building.mask_generator import build_splitter
+from es_cli.building.parameters import build_sampled_operator, open_parameters
+from es_cli.building.parts import Builder
+from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
+from es_cli.building.sides import build_consistency
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite
@@ -20,13 +25,8 @@ from es_cli.data.parameters import look_through
 from es_cli.data.simulate import simulate
 from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
 from es_cli.errors import DataError, Fault, SpecError
-from es_cli.forward_operator import Operator, as_samples
-from es_cli.mask_generator import build_splitter
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
-from es_cli.parameters import build_sampled_operator, open_parameters
-from es_cli.rivals import build_library_loss, splits_of_losses, try_losses
-from es_cli.sides import build_consistency
 from es_cli.spec.schema import Component, Pair, Source, Spec
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.consistency import Consistency

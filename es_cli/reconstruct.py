@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from es_cli import catalog
+from es_cli.building.forward_operator import rebuild_operator
+from es_cli.building.parameters import fit_parameters
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import CheckpointError, DataError, SpecError
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
-from es_cli.forward_operator import rebuild_operator
-from es_cli.parameters import fit_parameters
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import TestRule

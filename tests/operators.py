@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from es_cli.building.forward_operator import Operator, build_operator
 from es_cli.data.stacks import ArrayStack
-from es_cli.forward_operator import Operator, build_operator
 from es_cli.spec.component import as_component
 
 RNG = np.random.default_rng(0)

@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "splitting", "networks"},
     {"figures"},
     {"checkpoint", "building"},
-    {"image_shape", "coil_maps", "forward_operator", "mask_generator", "sides", "rivals", "parameters", "experiment"},
+    {"experiment"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},

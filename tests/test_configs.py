@@ -13,11 +13,11 @@ import yaml
 from problems import smooth, train_in
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from es_cli.building import Builder
+from es_cli.building.forward_operator import build_operator
+from es_cli.building.parts import Builder
 from es_cli.catalog import load_spec
 from es_cli.data.stacks import ArrayStack
 from es_cli.experiment import build_experiment
-from es_cli.forward_operator import build_operator
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"

@@ -7,13 +7,13 @@ import pytest
 from operators import IMAGE, OPERATORS, VOLUME, made, physics_part, random, save_arrays
 from problems import network, train_in, write_spec
 
+from es_cli.building.forward_operator import build_operator
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint
 from es_cli.data.stacks import ArrayStack
 from es_cli.errors import DataError, SpecError
 from es_cli.evaluate import evaluate
 from es_cli.experiment import build_experiment
-from es_cli.forward_operator import build_operator
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.component import as_component
 from es_cli.training.runtime import resolve_device

@@ -53,7 +53,7 @@ def named_files(param: list[str] | None) -> dict[str, str]:
 
 def read_parameters(files: dict[str, str]) -> dict[str, Any]:
     """The arrays in the files; from-data stays as it is, and FILE[KEY] is one of several arrays of a file. Raises DataError."""
-    from es_cli.parameters import read_parameter
+    from es_cli.building.parameters import read_parameter
 
     return {name: read_parameter(_source(file)) for name, file in files.items()}
 

@@ -12,7 +12,7 @@ import torch
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
-from es_cli.building import Builder
+from es_cli.building.parts import Builder
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, is_pair

@@ -11,7 +11,7 @@ from deepinv.physics import MRI, GaussianNoise, Inpainting, LinearPhysics, ZeroN
 from problems import es, network, write_spec
 
 from es_cli import catalog
-from es_cli.building import Builder
+from es_cli.building.parts import Builder
 from es_cli.catalog import load_spec
 from es_cli.errors import SpecError
 from es_cli.networks.fitting import check_network

@@ -12,7 +12,7 @@ import torch
 from problems import es, network, train_in, write_spec
 from safetensors.torch import save_file
 
-from es_cli.building import Builder
+from es_cli.building.parts import Builder
 from es_cli.catalog import load_spec
 from es_cli.checkpoint import load_checkpoint
 from es_cli.errors import DataError, SpecError

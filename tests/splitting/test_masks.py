@@ -13,8 +13,8 @@ from deepinv.physics.generator import (
 )
 from operators import made
 
+from es_cli.building.mask_generator import build_splitter
 from es_cli.errors import SpecError
-from es_cli.mask_generator import build_splitter
 from es_cli.spec.component import as_component
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator
 from es_cli.splitting.masks import Splitter, draw_split, sampling_mask, split_axes
@@ -260,8 +260,8 @@ def test_a_generator_that_contradicts_the_measurement_says_what_is_wanted(name, 
 
 
 def test_one_site_cannot_be_split(tmp_path):
+    from es_cli.building.forward_operator import build_operator
     from es_cli.data.stacks import ArrayStack
-    from es_cli.forward_operator import build_operator
 
     images = ArrayStack(torch.zeros(1, 1, 8, 8).numpy(), ["x"])
     one_angle = build_operator(as_component({"name": "Tomography", "angles": 1, "normalize": False}), images, True, 0)

@@ -12,9 +12,9 @@ from deepinv.physics.generator import GaussianMaskGenerator
 from operators import MASK, OPERATORS, made, random
 from properties import assert_adjoint, assert_proximal
 
+from es_cli.building.forward_operator import build_operator, rebuild_operator
+from es_cli.building.mask_generator import build_splitter
 from es_cli.data.stacks import ArrayStack
-from es_cli.forward_operator import build_operator, rebuild_operator
-from es_cli.mask_generator import build_splitter
 from es_cli.spec.component import as_component
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.group import Batch, named_group

@@ -8,9 +8,9 @@ import torch
 from deepinv.physics import MRI, Denoising, Inpainting, LinearPhysics, MultiCoilMRI, Tomography
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 
-from es_cli.building import Builder
+from es_cli.building.forward_operator import Operator
+from es_cli.building.parts import Builder
 from es_cli.errors import Fault, SpecError
-from es_cli.forward_operator import Operator
 from es_cli.spec.schema import Component
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator
 from es_cli.splitting.masks import Splitter, draw_split, split_axes

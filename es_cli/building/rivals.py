@@ -11,9 +11,9 @@ from deepinv.loss.mri import Phase2PhaseLoss
 from torch import Tensor
 
 from es_cli import catalog
-from es_cli.building import Builder
+from es_cli.building.forward_operator import Operator
+from es_cli.building.parts import Builder
 from es_cli.errors import Fault, SpecError
-from es_cli.forward_operator import Operator
 from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.group import Group
 from es_cli.splitting.library_loss import LibraryLoss, SeededSplits

@@ -12,14 +12,14 @@ import torch
 from deepinv.physics import MRI, Demosaicing, Denoising, DynamicMRI, Inpainting, MultiCoilMRI, SequentialMRI
 from torch import Tensor
 
-from es_cli.building import Builder, as_tensor, bernoulli_mask
+from es_cli.building.coil_maps import ESPIRIT, as_complex, estimate
+from es_cli.building.image_shape import image_shape, is_pair, sample_rank
+from es_cli.building.parts import Builder, as_tensor, bernoulli_mask
 from es_cli.catalog import find, load_class
-from es_cli.coil_maps import ESPIRIT, as_complex, estimate
 from es_cli.data import readers
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Samples, WholeArray
 from es_cli.errors import CheckpointError, DataError, Fault, SpecError
-from es_cli.image_shape import image_shape, is_pair, sample_rank
 from es_cli.spec.schema import ArrayFile, Component, TensorRef
 from es_cli.splitting.sensing import SensingMatrix
 from es_cli.splitting.tomography import Tomography

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from deepinv.physics import GaussianNoise, PoissonGaussianNoise, PoissonNoise
 
-from es_cli.building import Builder
+from es_cli.building.parts import Builder
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.schema import Component, Spec

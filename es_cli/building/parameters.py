@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from es_cli import catalog
+from es_cli.building.forward_operator import Operator, build_operator
 from es_cli.data import readers
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import SampleParameter, Samples
 from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_parameter
 from es_cli.data.stacks import open_stack
 from es_cli.errors import UsageError
-from es_cli.forward_operator import Operator, build_operator
 from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, TensorRef
 from es_cli.splitting.parameters import OF_PHYSICS, with_parameters
 

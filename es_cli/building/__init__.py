@@ -1,0 +1,1 @@
+"""A spec and its data → live objects, by catalogue name only: operator, splits, losses, operator parameters of samples."""
