@@ -1,0 +1,54 @@
+"""Print the README's table from what `quality.py` measured: `python benchmarks/quality_table.py benchmarks/results/quality.json`.
+
+One row for each method and task: PSNR and SSIM on the test images, mean ± standard deviation over seeds where there are several.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+SETTING = {
+    "inpainting64": "colour inpainting, 30 % of the pixels, 64²",
+    "mri64": "single-coil MRI, ¼ of the columns, 64²",
+    "cs28": "compressive sensing, 30 %, 28²",
+    "ct65": "CT, 25 angles, 65²",
+}
+METHOD = {
+    "supervised, equivariant": "supervised, under the group",
+    "supervised": "supervised",
+    "es": "**equivariant splitting**",
+    "ei": "equivariant imaging",
+    "splitting": "splitting, no group",
+    "consistency": "consistency only",
+}
+
+
+def main() -> None:
+    runs = json.loads(Path(sys.argv[1]).read_text())["runs"]
+    print("| task | steps | method | PSNR | SSIM | calls per image |\n|---|---|---|---|---|---|")
+    for task in dict.fromkeys(row["task"] for row in runs):
+        own = [row for row in runs if row["task"] == task]
+        print(f"| {SETTING[task]} | | adjoint | {own[0]['baselines']['adjoint']['PSNR']:.2f} | {own[0]['baselines']['adjoint']['SSIM']:.3f} | 0 |")
+        pinv = own[0]["baselines"]["pseudoinverse"]
+        if abs(pinv["PSNR"] - own[0]["baselines"]["adjoint"]["PSNR"]) > 0.01:
+            print(f"| | | pseudo-inverse | {pinv['PSNR']:.2f} | {pinv['SSIM']:.3f} | 0 |")
+        for method in METHOD:
+            found = [row for row in own if row["method"] == method]
+            if found:
+                cells = [_spread([row[name] for row in found], digits) for name, digits in (("PSNR", 2), ("SSIM", 3))]
+                print(f"| | {found[0]['steps']} | {METHOD[method]} | {cells[0]} | {cells[1]} | {found[0]['network_calls']} |")
+    dates = sorted({row["date"] for row in runs})
+    seeds = sorted({row["seed"] for row in runs})
+    print(f"\n{dates[0]}{' to ' + dates[-1] if len(dates) > 1 else ''}; seeds {', '.join(map(str, seeds))}; {json.loads(Path(sys.argv[1]).read_text())['machine']}.")
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
