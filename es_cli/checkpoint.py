@@ -112,9 +112,25 @@ def _metadata(path: Path, raw: Mapping[str, str] | None) -> Metadata:
             )
         while found["format"] < FORMAT:
             found = MIGRATIONS[found["format"]](found)
-        return Metadata(**found)
+        return _checked(Metadata(**found))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"its description cannot be read: {error!r:.120}", where=str(path), hint="the file is damaged or not one of es") from error
+
+
+def _checked(metadata: Metadata) -> Metadata:
+    """The same, where everything has the kind that it should have. Raises TypeError or ValueError."""
+    for name in ("spec", "measurement", "validation", "versions"):
+        if not isinstance(getattr(metadata, name), dict):
+            raise TypeError(f"{name} is no mapping")
+    scale = metadata.scale
+    if scale not in ("none", "per-sample") and not (isinstance(scale, (int, float)) and 0 < scale < float("inf")):
+        raise ValueError(f"scale is {scale!r}")
+    shape = metadata.measurement.get("image_shape")
+    if not isinstance(shape, list) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"image_shape is {shape!r}")
+    if not all(isinstance(name, str) for name in metadata.measurement.get("per_sample", [])):
+        raise TypeError("per_sample is no list of names")
+    return metadata
 
 
 def _from_format_1(found: dict[str, Any]) -> dict[str, Any]:

@@ -142,12 +142,20 @@ def _metric(name: str, pair: bool) -> Any:
     parameters: dict[str, Any] = {"reduction": "none"}
     if pair and any(parameter.name == "complex_abs" for parameter in entry.parameters):
         parameters["complex_abs"] = True
-    return Builder().build(Component(name=name, parameters=parameters), "--metric", "metric")[0]
+    part = Component(name=name, parameters=parameters)
+    faults = catalog.check(part, "--metric", ("metric",))
+    if faults:
+        raise SpecError([Fault(what, where, hint) for where, what, hint in faults])
+    return Builder().build(part, "--metric", "metric")[0]
 
 
 def _apply(metric: Any, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        parts = [metric(torch.from_numpy(a[None]), torch.from_numpy(b[None])) for a, b in zip(made, truth, strict=True)]
+    try:
+        with torch.no_grad():
+            parts = [metric(torch.from_numpy(a[None]), torch.from_numpy(b[None])) for a, b in zip(made, truth, strict=True)]
+    except (ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise DataError(f"{type(metric).__name__} cannot compare these images: {text}", hint="use another --metric") from error
     return torch.stack([part.reshape(-1).mean() for part in parts]).numpy()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from es_cli.building.forward_operator import Operator, as_samples
 from es_cli.building.mask_generator import build_splitter
-from es_cli.building.parameters import build_sampled_operator, open_parameters
+from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.building.sides import build_consistency
@@ -206,11 +206,14 @@ def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opene
         params = open_parameters(pair.params, operator, x.names)
         y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
+    check_stored(pair, part, purpose)
     y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
     operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
     x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
+    if x_stack is not None:
+        operator.image.arrange(x_stack.read([0]), x_stack.names[0])
     params = open_parameters(pair.params, operator, y_stack.names)
     data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
     look_through(data)

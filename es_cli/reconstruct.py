@@ -17,7 +17,7 @@ from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import CheckpointError, DataError, SpecError
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
 from es_cli.spec.document import from_dict
-from es_cli.spec.schema import Spec
+from es_cli.spec.schema import ArrayFile, Component, Spec
 from es_cli.splitting.averaging import TestRule
 from es_cli.splitting.parameters import with_parameters
 from es_cli.training.runtime import resolve_device
@@ -102,6 +102,12 @@ class Reconstructor:
         return np.concatenate(made)
 
 
+def _names_file(value: Any) -> bool:
+    if isinstance(value, Component):
+        return any(_names_file(inner) for inner in value.parameters.values())
+    return isinstance(value, ArrayFile) or (isinstance(value, (tuple, list)) and any(_names_file(inner) for inner in value))
+
+
 def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Reconstruction]:
     metadata = checkpoint.metadata
     try:
@@ -113,6 +119,9 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
     faults = catalog.check_spec(spec)
     if faults:
         raise SpecError(faults)
+    named = [path for path, _, part in catalog.parts_of(spec) if _names_file(part)]
+    if named:
+        raise CheckpointError(f"it names a file, at {named[0]}", hint="checkpoints of es need no file; this one is not to be trusted")
     operator = rebuild_operator(spec.physics, image_shape, {k: v for k, v in checkpoint.tensors.items() if k.startswith("physics.")})
     made, _ = build_reconstruction(spec, operator.to(device), Scaling(metadata.scale), device)
     try:

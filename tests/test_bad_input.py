@@ -12,6 +12,7 @@ from problems import es, train_in, write_spec
 from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec
+from es_cli.checkpoint import read_metadata
 from es_cli.errors import AnswerIsNo, CheckpointError, DataError, DeviceError, EsError, OutputError, SpecError, UsageError
 
 
@@ -55,6 +56,11 @@ def test_each_kind_of_error_has_its_documented_exit_code():
         ("training.batch_size=many", 2, ["training.batch_size"]),
         ("physics.mask=0.3", 2, ["measurements", "mask"]),
         ("losses.0.consistency_loss={name: R2RLoss}", 2, ["R2RLoss", "add noise_model"]),
+        *[(f"losses.0.consistency_loss={{name: R2RLoss, alpha: {a}, noise_model: {{name: GaussianNoise, sigma: 0.1}}}}", 2, ["alpha", "between 0 and 1"]) for a in (0, 1, 2, -0.5)],
+        ("losses.0.consistency_loss={name: SureGaussianLoss, sigma: 0.1, tau: 0}", 2, ["tau", "above 0"]),
+        ("losses.0.consistency_loss={name: R2RLoss, eval_n_samples: 0, noise_model: {name: GaussianNoise}}", 2, ["eval_n_samples", "1 or more"]),
+        ("physics.noise_model={name: GaussianNoise, sigma: -1}", 2, ["sigma is -1", "above 0"]),
+        ("physics.noise_model={name: PoissonNoise, gain: 0}", 2, ["gain is 0", "above 0"]),
         ("physics.mask.file=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("data.train.measurements=nowhere.npy", 3, ["nowhere.npy", "no such file"]),
         ("physics.img_size=[1, 8, 8]", 3, ["16", "8"]),
@@ -144,6 +150,66 @@ def test_existing_output_and_missing_device(inpainting, model, refused, tmp_path
     refused(["train", inpainting, "-o", model.parent], 2, "exists")
     refused(["train", inpainting, "-o", tmp_path / "new", "--device", "cuda:97"], 5, "cuda:97")
     refused(["train", inpainting, "-o", tmp_path / "new", "--device", "toaster"], 5, "toaster")
+
+
+def test_only_what_a_run_wrote_is_overwritten(inpainting, model, refused):
+    """A folder of the user's own, which may well hold a spec.yaml, is never taken for a run; and in a run's folder other files stay."""
+    folder = inpainting.parent
+    before = {path.name for path in folder.iterdir()}
+    refused(["train", inpainting, "-o", folder, "--overwrite"], 2, "not the folder of a run")
+    assert {path.name for path in folder.iterdir()} == before
+    (model.parent / "notes.txt").write_text("mine")
+    (model.parent / "data").mkdir(exist_ok=True)
+    (model.parent / "data" / "scan.npy").write_bytes(b"mine")
+    (folder / "link").symlink_to(model.parent)
+    old = model.read_bytes()
+    assert es(["train", str(inpainting), "seed=9", "-o", str(folder / "link"), "--overwrite", "-q"]) == 0
+    assert model.read_bytes() != old
+    assert (model.parent / "notes.txt").read_text() == "mine" and (model.parent / "data" / "scan.npy").read_bytes() == b"mine"
+
+
+def test_damaged_metrics_do_not_keep_a_run_from_going_on(inpainting, model):
+    (model.parent / "metrics.jsonl").write_bytes(b'{"step": 1\n[1]\n{}\n\xff\xfe\n')
+    assert es(["train", "--resume", str(model.parent)]) == 0
+
+
+def test_ground_truth_of_another_shape_is_refused_before_training(inpainting, refused):
+    np.save(inpainting.parent / "two.npy", np.ones((4, 2, 16, 16), np.float32))
+    for part in ("validation", "test"):
+        refused(train_command(inpainting, f"data.{part}={{measurements: test_y.npy, images: two.npy}}"), 3, "two.npy", "wanted (1, 16, 16)")
+    assert not (inpainting.parent / "run").exists()
+
+
+def test_measurements_of_too_many_axes_are_refused(inpainting, refused):
+    np.save(inpainting.parent / "deep.npy", np.ones((2, 1, 3, 1, 16, 16), np.float32))
+    refused(train_command(inpainting, "data.train.measurements=deep.npy", "data.test=null", "physics.mask=from-data"), 3, "no images")
+
+
+def test_a_metric_that_would_be_downloaded_or_does_not_go_is_refused(inpainting, model, refused):
+    pair = ["--measurements", inpainting.parent / "test_y.npy", "--images", inpainting.parent / "test_x.npy"]
+    refused(["evaluate", "--ckpt", model, *pair, "--metric", "NIQE"], 2, "NIQE needs weights_path")
+    np.save(inpainting.parent / "large.npy", 9 * np.load(inpainting.parent / "test_x.npy"))
+    refused(["evaluate", "--ckpt", model, *pair[:3], inpainting.parent / "large.npy", "--metric", "HaarPSI"], 3, "HaarPSI cannot compare these images")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": None}, {"measurement": []}, {"validation": None}, {"versions": 3}, {"scale": None}, {"scale": 0}, {"scale": "foo"},
+        {"measurement": {"image_shape": []}}, {"measurement": {"image_shape": [1, 16, 16], "per_sample": 5}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_description_of_the_wrong_kinds_is_refused(model, refused, change):
+    rewritten(model, lambda described: {**described, **change})
+    refused(["info", model], 4, "its description cannot be read")
+
+
+def test_a_checkpoint_that_names_a_file_is_not_trusted(inpainting, model, refused):
+    spec = read_metadata(model).spec
+    spec["physics"]["mask"] = {"file": "/etc/hostname.npy"}
+    rewritten(model, lambda described: {**described, "spec": spec})
+    refused(["reconstruct", "--ckpt", model, inpainting.parent / "test_y.npy"], 4, "names a file", "not to be trusted")
 
 
 def test_wrong_shape_is_answered_with_the_shape_that_is_wanted(inpainting, model, refused):

@@ -49,6 +49,19 @@ def test_a_data_set_of_deepinv_needs_no_keys(tmp_path: Path) -> None:
     assert len(table.read_text().splitlines()) == 1 + 2  # the two of the test part
 
 
+def test_parameters_that_a_data_set_of_deepinv_holds_are_not_ignored(tmp_path: Path, capfd) -> None:
+    """Each sample has a mask of its own in the set: the spec must name it, and the answer says how."""
+    masks = (np.random.default_rng(0).random((6, 1, 16, 16)) < 0.6).astype(np.float32)
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["y_train"], file["x_train"], file["mask_train"] = smooth(6, 16)[:, None] * masks, smooth(6, 16)[:, None], masks
+    data = {"train": {"measurements": "set.h5"}}
+    spec = write_spec(tmp_path / "spec.yaml", physics={"name": "Inpainting", "mask": "from-data"}, data=data)
+    assert es(["train", str(spec), "-o", str(tmp_path / "run")]) == 2
+    assert "add params: {mask: {file: set.h5, key: mask_train}}" in capfd.readouterr().err
+    named = "data.train.params={mask: {file: set.h5, key: mask_train}}"
+    assert es(["train", str(spec), named, "physics=Inpainting", "-o", str(tmp_path / "run")]) == 0
+
+
 def test_a_folder_of_fastmri(tmp_path: Path) -> None:
     rng, mask = np.random.default_rng(2), np.zeros((16, 16), bool)
     mask[:, ::2] = mask[:, 7:9] = True

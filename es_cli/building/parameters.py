@@ -12,11 +12,12 @@ import torch
 from es_cli import catalog
 from es_cli.building.forward_operator import Operator, build_operator
 from es_cli.data import readers
+from es_cli.data.conventions import default_key, parameter_keys
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import SampleParameter, Samples
 from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_parameter
 from es_cli.data.stacks import open_stack
-from es_cli.errors import UsageError
+from es_cli.errors import Fault, SpecError, UsageError
 from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, TensorRef
 from es_cli.splitting.parameters import OF_PHYSICS, with_parameters
 
@@ -33,6 +34,20 @@ def build_sampled_operator(part: Component, pair: Pair, sample: Samples, picture
     for name in missing:
         operator = _with_own(operator, name, _first(operator, name, pair.params[name], sample))
     return operator
+
+
+def check_stored(pair: Pair, part: Component, purpose: str) -> None:
+    """SpecError where a data set of deepinv's holds parameters for each sample that the spec does not name: they would be ignored in silence."""
+    source = pair.measurements
+    if source is None or source.file is None or not Path(source.file).is_file():
+        return
+    path = Path(source.file)
+    key = source.key or default_key(path, part=purpose)
+    stored = {} if key is None else parameter_keys(path, key)
+    for name in catalog.operator_parameters(part):
+        if name in stored and name not in pair.params:
+            hint = f"add params: {{{name}: {{file: {path.name}, key: {stored[name]}}}}}"
+            raise SpecError([Fault(f"{path.name} holds {stored[name]}, the {name} of each sample", f"data.{purpose}", hint)])
 
 
 def parameters_of(operator: Operator) -> dict[str, Parameter]:

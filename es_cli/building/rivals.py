@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from deepinv.loss import AugmentConsistencyLoss, R2RLoss, SplittingLoss
+from deepinv.loss import AugmentConsistencyLoss, SplittingLoss
 from deepinv.loss.mri import Phase2PhaseLoss
 from torch import Tensor
 
@@ -106,8 +106,6 @@ def _check_fit(loss: Any, path: str, operator: Operator) -> None:
     if isinstance(loss, AugmentConsistencyLoss) and not isinstance(loss.T_e, GroupTransform) and _chooses_anew(loss.T_e):
         what = f"{name} without transforms compares an image that was shifted with one that was turned (deepinv draws which one anew each time)"
         raise SpecError([Fault(what, path, "add transforms: {group: shifts} at the top level of the spec")])
-    if isinstance(loss, R2RLoss) and not 0 < loss.alpha < 1:
-        raise SpecError([Fault(f"alpha is {loss.alpha}", f"{path}.alpha", "give a number between 0 and 1, such as 0.15")])
 
 
 def _chooses_anew(transform: Any) -> bool:

@@ -35,8 +35,10 @@ def build_consistency(spec: Spec, physics: Any, device: torch.device) -> tuple[C
             return None, 1
         made = _made(given, path, physics, spec.seed)
         # deepinv takes five recorruptions of each; here the elements of the group have a draw each, and more only if the spec says so
-        repeats = given.parameters.get("eval_n_samples", 1) if given.name == RECORRUPTED else 1
-        return made.to(device), int(repeats)
+        repeats = int(given.parameters.get("eval_n_samples", 1)) if given.name == RECORRUPTED else 1
+        if repeats < 1:
+            raise SpecError([Fault(f"eval_n_samples is {repeats}", f"{path}.eval_n_samples", "give 1 or more")])
+        return made.to(device), repeats
     return None, 1
 
 
@@ -49,7 +51,12 @@ def _made(part: Component, path: str, physics: Any, seed: int) -> Consistency:
     loss, _ = Builder(seed=seed, context=context).build(part, path, "loss")
     if part.name == RECORRUPTED:
         _check(loss.noise_model or noise, RECORRUPTIBLE, part.name, path)
+        if not 0 < loss.alpha < 1:
+            raise SpecError([Fault(f"alpha is {loss.alpha}", f"{path}.alpha", "give a number between 0 and 1, such as 0.15")])
         return Recorrupted(loss.metric, loss.alpha, loss.noise_model)
+    for name in ("tau", "tau1", "tau2"):
+        if not getattr(loss, name, 1.0) > 0:
+            raise SpecError([Fault(f"{name} is {getattr(loss, name)}", f"{path}.{name}", "give a number above 0, such as 0.01")])
     if part.name == "SureGaussianLoss":
         own = GaussianNoise(sigma=float(levels["sigma"])) if levels else None
         known = _check(own or noise, (GaussianNoise,), part.name, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from es_cli.catalog.entries import find
@@ -28,7 +29,7 @@ INSTEAD = {
 
 def check_consistency(spec: Spec) -> Found:
     """(path, what, hint) each."""
-    return [*_drawn_operator(spec), *_mask_from_data(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
+    return [*_drawn_operator(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
 
 
 def measurements_in(spec: Spec) -> str | None:
@@ -127,6 +128,19 @@ def known_of_operator(physics: Component) -> set[str]:
     if isinstance(mask, Component) and find(mask.name, ("generator",)) is not None:
         known.add("physics_generator")
     return known
+
+
+def _noise_levels(spec: Spec) -> Found:
+    """σ and gain of a noise model are finite; σ may be 0, where there is none."""
+    noise = spec.physics.parameters.get("noise_model")
+    given = {} if not isinstance(noise, Component) else {name: noise.parameters.get(name) for name in ("sigma", "gain")}
+    found = []
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not math.isfinite(value) or value < 0 or (value == 0 and name == "gain"):
+            found.append((f"physics.noise_model.{name}", f"{name} is {value}, which is no noise level", "give a number above 0"))
+    return found
 
 
 def _one_adapting_loss(spec: Spec) -> Found:

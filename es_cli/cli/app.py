@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -15,8 +16,9 @@ from typer.core import TyperGroup
 
 from es_cli.cli import evaluate, info, reconstruct, train
 from es_cli.cli.console import complain
-from es_cli.errors import DeviceError, EsError, Fault
+from es_cli.errors import DataError, DeviceError, EsError, Fault
 
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO}  # files are written by the writers, which answer for themselves; this is what is left
 LINES = 10  # of an error; a person reads no more
 FACTS = ("torch", "deepinv", "safetensors")
 # what the parser raises: typer brings its own copy of click since 0.26, so that it has to be found through typer
@@ -65,6 +67,10 @@ class Es(TyperGroup):
             _let_go_of_stdout()
             return 141
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                self._tell([Fault(f"cannot be written: {error.strerror}", "standard output", "make room, or write to a file elsewhere with -o")])
+                _let_go_of_stdout()
+                return DataError.exit_code
             if _memory_ran_out(error):
                 self._tell([Fault("the memory is too small", hint="lower training.batch_size, or use another --device")])
                 return DeviceError.exit_code

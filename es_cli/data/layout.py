@@ -9,6 +9,8 @@ import numpy as np
 
 from es_cli.errors import DataError
 
+RANK = 4  # of an image: channels, depth or time, height and width
+
 
 @dataclass(frozen=True)
 class Form:
@@ -91,6 +93,6 @@ def infer_layout(sample_shape: Sequence[int], is_complex: bool, pair: bool, wher
         return Layout(full, pair=True)
     if len(shape) == 2:
         return Layout((1, *shape), pair=False)
-    if len(shape) < 2:
+    if not 2 <= len(shape) <= RANK:
         raise DataError(f"samples of shape {shape} are no images", where=where, hint="wanted (H, W) or (C, H, W), the samples stacked first")
     return Layout(shape, pair=False)

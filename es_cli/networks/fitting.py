@@ -20,7 +20,7 @@ def check_network(network: nn.Module, y: Tensor, physics: Any, image_shape: Sequ
     try:
         with torch.enable_grad():
             image = network(y, physics)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ImportError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ImportError, AssertionError) as error:
         if "out of memory" in str(error):
             raise
         raise SpecError([_why(error, network, physics, image_shape)]) from error

@@ -12,8 +12,10 @@ from es_cli.errors import OutputError, UsageError
 from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
 
-SPEC = "spec.yaml"
+SPEC, MARK = "spec.yaml", "environment.json"  # the mark: written when training starts, and no user's file is called so beside a spec
 RUNS = Path("runs")
+# all that a run writes; whatever else lies in its folder is not ours to delete
+WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", "data/test_*.npy")
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,18 @@ class RunFolder:
     replaces: bool = False
 
     def start(self, spec: Spec) -> None:
-        """Nothing can go wrong any more before the first step: what is to be replaced goes. Raises OutputError."""
-        if self.replaces:
-            shutil.rmtree(self.path)
-            write_bytes(self.path / SPEC, to_yaml(spec).encode())
+        """Nothing can go wrong any more before the first step: what an older run wrote goes, and nothing else. Raises OutputError."""
+        if not self.replaces:
+            return
+        try:
+            for old in [found for pattern in WRITTEN for found in self.path.glob(pattern)]:
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
+        except OSError as error:
+            raise OutputError(f"the older run cannot be replaced: {error.strerror}", where=str(self.path), hint="give another -o") from error
+        write_bytes(self.path / SPEC, to_yaml(spec).encode())
 
     def give_up(self) -> None:
         """Nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept."""
@@ -48,7 +58,7 @@ def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> 
     if explicit is not None and explicit.exists():
         if not overwrite:
             raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
-        if not (explicit / SPEC).is_file():
+        if not _holds_a_run(explicit):
             raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
         return RunFolder(explicit, replaces=True)
     folder = RunFolder(_made(spec.name, explicit))
@@ -58,6 +68,11 @@ def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> 
         folder.give_up()
         raise
     return folder
+
+
+def _holds_a_run(path: Path) -> bool:
+    """Whether a run was started here, or claimed the folder and got no further; a folder of a user's own spec and data is none."""
+    return (path / MARK).is_file() or (path.is_dir() and [entry.name for entry in path.iterdir()] == [SPEC])
 
 
 def _made(name: str, explicit: Path | None) -> Path:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import platform
 import signal
@@ -30,7 +31,7 @@ from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.parameters import with_parameters
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
-from es_cli.training.folder import SPEC, RunFolder
+from es_cli.training.folder import MARK, SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
 from es_cli.training.runtime import resolve_device
 
@@ -71,7 +72,7 @@ def train(
         folder.give_up()
         raise
     folder.start(spec)
-    write_bytes(folder.path / "environment.json", json.dumps(_environment(where), indent=1).encode())
+    write_bytes(folder.path / MARK, json.dumps(_environment(where), indent=1).encode())
     return run.go(resumed=False)
 
 
@@ -114,7 +115,7 @@ class _Run:
         self.state = new_state(experiment, self._average(), self.steps)
         self.rows: list[dict[str, Any]] = []
         self.since: list[Step] = []
-        self.previewed, self.preview_seconds, self.started = 0.0, 0.0, time.monotonic()
+        self.preview_seconds, self.started = 0.0, time.monotonic()
 
     def go(self, resumed: bool) -> Path:
         if resumed:
@@ -211,10 +212,11 @@ class _Run:
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_bytes(self.folder / "metrics.jsonl", lines.encode())
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_bytes(self.folder / "metrics.csv", table.getvalue().encode())
 
     def _preview(self, last: bool) -> None:
         """Pictures, never more often than their share of the time allows; they change nothing that is trained."""
@@ -254,8 +256,8 @@ class _Run:
         self.state.load(self.state_file)
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
-            rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-            self.rows = [row for row in rows if row["step"] <= self.state.progress.step]
+            rows = [_row(line) for line in metrics.read_text(errors="replace").splitlines()]
+            self.rows = [row for row in rows if row is not None and row["step"] <= self.state.progress.step]
 
     def _keep_test_data(self) -> None:
         """Simulated test pairs are kept beside the checkpoint: `evaluate` cannot read them from anywhere else."""
@@ -270,6 +272,15 @@ class _Run:
             write_array(folder / "test_x.npy", x.numpy())
         for name, values in params.items():
             write_array(folder / f"test_{name}.npy", values.numpy())
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of metrics.jsonl; None where the line was damaged: metrics inform, and must not keep a run from going on."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and set(COLUMNS) <= set(row) else None
 
 
 @contextmanager
