@@ -32,7 +32,7 @@ def experiment(folder: Path, size: int | tuple[int, int], **changes: object) -> 
 def test_rotations_train(loss: str, per: str, tmp_path: Path) -> None:
     denoiser = {"name": "DnCNN", "in_channels": 1, "out_channels": 1, "depth": 2, "nf": 4}
     model = {"name": "ArtifactRemoval", "backbone_net": denoiser}
-    made = experiment(tmp_path, 15, transforms={"group": "rotations", "per": per}, losses=[loss], model=model, test={"samples": 5})
+    made = experiment(tmp_path, 15, transforms={"group": "rotations", "per": per}, losses=[loss], model=model, test={"samples": 5, "group": "full"})
     assert [element.parameter for element in made.reconstruction.rule.elements] == [0, 72, 144, 216, 288]
     drawn = made.reconstruction.group.draw(4, seed=0)
     assert len({element.label for element in drawn}) == (4 if per == "sample" else 1)
