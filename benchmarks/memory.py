@@ -1,7 +1,7 @@
 """Memory of a training on a memory-mapped file, by default larger than the machine's memory: `python benchmarks/memory.py [--gigabytes N]`.
 
 The file is sparse: it claims its size and holds few blocks, and reading it is reading all the same. Prints one JSON line with the anonymous
-memory (file pages are not counted) after the first steps and at the end, in MiB. Linux only.
+memory (file pages are not counted) after a quarter of the steps and at the end, in MiB. Linux only.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
         (folder / "spec.yaml").write_text(SPEC.replace("STEPS", str(args.steps)))
         spec = load_spec(folder / "spec.yaml")
         train(spec, claim(spec, folder / "run"), on_event=on_event)
-    early, late = seen[min(20, args.steps)], seen[args.steps]
+    early, late = seen[max(1, args.steps // 4)], seen[args.steps]
     figures = {"file GiB": args.gigabytes, "machine GiB": round(machine, 1), "early MiB": round(early), "late MiB": round(late), "steps": args.steps}
     print(json.dumps(figures))
 
