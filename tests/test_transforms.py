@@ -55,7 +55,6 @@ def test_random_elements_at_test_differ_also_where_a_batch_shares_one_in_trainin
 
 
 REFUSED = [
-    (16, {"transforms": {"group": "rotations"}}, "crop to 15 or pad to 17, or use group: D4"),
     ((15, 13), {"transforms": {"group": "rotations"}}, "crop the images to squares"),
     ((16, 12), {"transforms": {"group": "D4"}}, "group: reflections or shifts, or crop the images to squares"),
     (16, {"transforms": {"train": [{"name": "Rotate", "multiples": 15, "interpolation_mode": "bilinear"}]}}, "transforms.train.0: Rotate is not undone"),

@@ -184,7 +184,7 @@ class Transforms(Section):
     """The group of the method: by name, or as a product of transforms. Exactly one of the two is not None."""
 
     group: Literal["trivial", "C4", "D4", "reflections", "shifts", "rotations"] | None = Field(
-        default=None, description="D4 is all turns by 90° and reflections, rotations all angles on odd sizes, trivial or none is no transform"
+        default=None, description="D4 is all turns by 90° and reflections, rotations all angles, trivial or none is no transform"
     )
     train: Parts | None = Field(default=None, description="transforms of deepinv; a list is their product")
     per: Literal["sample", "batch"] = Field(default="sample", description="whether each sample of a step has its own element, or all share one")

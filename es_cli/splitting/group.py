@@ -80,7 +80,7 @@ class ShiftGroup(Group):
 
 
 class RotationGroup(Group):
-    """All rotations of a square image of odd size; at evaluation, equally spaced angles that start at 0."""
+    """All rotations of a square image; at evaluation, equally spaced angles that start at 0."""
 
     def sample(self, count: int, seed: int) -> list[Element]:
         return [rotation(360 * turn) for turn in torch.rand(count, generator=generator(seed), dtype=torch.float64).tolist()]
@@ -100,9 +100,6 @@ def named_group(name: str, image_shape: Sequence[int]) -> Group:
         what = f"group {name} {turns}, and these have {height} × {width} pixels"
         raise SpecError([Fault(what, "transforms.group", "use group: reflections or shifts, or crop the images to squares")])
     if name == "rotations":
-        if height % 2 == 0:
-            what = f"group rotations is undone exactly on odd sizes only, and these images have {height} × {width} pixels"
-            raise SpecError([Fault(what, "transforms.group", f"crop to {height - 1} or pad to {height + 1}, or use group: D4 or shifts")])
         return RotationGroup()
     if name == "trivial":
         return FiniteGroup([IDENTITY])

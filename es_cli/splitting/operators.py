@@ -14,11 +14,11 @@ from deepinv.physics import (
     MultiCoilMRI,
     NonCartesianMRI,
     SinglePixelCamera,
-    Tomography,
 )
 from torch import Tensor, nn
 
 from es_cli.splitting.gram import gram_dagger, gram_matrix, gram_prox
+from es_cli.splitting.tomography import Tomography, least_squares
 
 
 class MaskedOperator(LinearPhysics):
@@ -51,7 +51,8 @@ class MaskedOperator(LinearPhysics):
             return gram_dagger(self.physics, gram, self.mask, y)
         if isinstance(self.physics, Tomography):
             kept = self.mask.flatten(1).mean(1).clamp(min=1 / self.mask[0].numel())
-            return self.physics.fbp(self.mask * y) / kept.view(-1, 1, 1, 1)
+            start = self.physics.fbp(self.mask * y) / kept.view(-1, 1, 1, 1)
+            return least_squares(self.A, self.A_adjoint, self.mask * y, start, self.physics.refine_steps)
         return super().A_dagger(self.mask * y, **kwargs)
 
     def prox_l2(self, z: Any, y: Tensor, gamma: Any, **kwargs: Any) -> Tensor:

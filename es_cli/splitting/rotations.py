@@ -1,8 +1,8 @@
 """Rotations by any angle that are undone exactly: quarter turns, and three shears for the rest.
 
-A shear moves each line by a fraction of a pixel, which is a phase on its Fourier transform. On lines of odd length that is orthogonal (an even
-length has a frequency whose phase a real signal cannot hold), so the inverse is the adjoint. What leaves the image comes back at the
-other side. Source: Unser, Thévenaz, Yaroslavsky, Convolution-based interpolation for fast, high-quality rotation of images, IEEE TIP 1995.
+A shear moves each line by a fraction of a pixel, which is a phase on its Fourier transform. That is orthogonal, so the inverse is the adjoint. Lines
+of even length have one frequency, the highest, whose phase a real signal cannot hold: it stays where it is. What leaves the image comes back
+at the other side. Source: Unser, Thévenaz, Yaroslavsky, Convolution-based interpolation for fast, high-quality rotation of images, IEEE TIP 1995.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from es_cli.splitting.actions import Batch, Element, turn_and_flip
 
 
 def rotation(degrees: float) -> Element:
-    """The rotation of square images of odd size by `degrees`, counterclockwise around the central pixel."""
+    """The rotation of square images by `degrees`, counterclockwise around their centre."""
     made = ShearRotations([degrees])
     label = "identity" if degrees % 360 == 0 else f"rotate {degrees!r}°"
     return Element(made.act, made.inverse, label, rotations, degrees)
@@ -33,7 +33,7 @@ def rotations(degrees: Sequence[float]) -> Element:
 class ShearRotations:
     """Rotations of the samples of a batch by angles in degrees, one for each sample or one for all.
 
-    Shears are kept below 22.5° by quarter turns. Equal to `deepinv.transform.RotateViaShear` up to 45°.
+    Shears are kept below 22.5° by quarter turns. Equal to `deepinv.transform.RotateViaShear` up to 45° on odd sizes.
     """
 
     def __init__(self, degrees: Sequence[float]) -> None:
@@ -73,9 +73,12 @@ class ShearRotations:
 def _phases(shears: Sequence[float], like: Tensor) -> Tensor:
     """exp(−2πi f s (r − c)) for the shear s of each sample, line r and frequency f: (B, N, K) complex, on images like `like`."""
     size = like.shape[-1]
-    lines = torch.arange(size, device=like.device, dtype=like.dtype) - size // 2
+    lines = torch.arange(size, device=like.device, dtype=like.dtype) - (size - 1) / 2
     steps = torch.tensor(shears, dtype=like.dtype).to(like.device)[:, None, None] * lines[:, None]
-    angle = -2 * math.pi * steps * torch.fft.rfftfreq(size, device=like.device, dtype=like.dtype)
+    frequencies = torch.fft.rfftfreq(size, device=like.device, dtype=like.dtype)
+    if size % 2 == 0:
+        frequencies[-1] = 0  # a real signal cannot hold its phase
+    angle = -2 * math.pi * steps * frequencies
     return torch.polar(torch.ones_like(angle), angle)
 
 

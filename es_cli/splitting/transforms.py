@@ -143,13 +143,11 @@ def _measured(transform: Any, image_shape: Sequence[int]) -> Defects:
 
 
 def _what_would_work(transform: Any, image_shape: Sequence[int]) -> str:
-    height, width = image_shape[-2:]
     if not isinstance(transform, (Rotate, RotateViaShear)):
         return "use group: D4, reflections or shifts"
-    if height != width:
+    if image_shape[-2] != image_shape[-1]:
         return "crop to squares, or rotate by 180°, or use group: reflections or shifts"
-    odd = "" if height % 2 else f" on an odd size (crop to {height - 1} or pad to {height + 1})"
-    return f"use group: rotations{odd}, or group: D4"
+    return "use group: rotations or D4"
 
 
 class GroupTransform(Transform):
