@@ -37,6 +37,7 @@ OWN = (
     ("es_cli.splitting.composed", "ComposedLinearPhysics", "physics"),
     ("es_cli.splitting.sensing", "CompressedSensing", "physics"),
     ("es_cli.splitting.sensing", "SensingMatrix", "physics"),
+    ("es_cli.splitting.sinograms", "SinogramMSE", "metric"),
     ("es_cli.splitting.tomography", "Tomography", "physics"),
     ("es_cli.splitting.unrolled", "DataConsistentMoDL", "model"),
     ("es_cli.splitting.unrolled", "Unrolled", "model"),

@@ -17,8 +17,9 @@ from deepinv.physics import (
 )
 from torch import Tensor, nn
 
+from es_cli.splitting.conjugate_gradients import least_squares
 from es_cli.splitting.gram import gram_dagger, gram_matrix, gram_prox
-from es_cli.splitting.tomography import Tomography, least_squares
+from es_cli.splitting.tomography import Tomography
 
 
 class MaskedOperator(LinearPhysics):
@@ -52,7 +53,7 @@ class MaskedOperator(LinearPhysics):
         if isinstance(self.physics, Tomography):
             kept = self.mask.flatten(1).mean(1).clamp(min=1 / self.mask[0].numel())
             start = self.physics.fbp(self.mask * y) / kept.view(-1, 1, 1, 1)
-            return least_squares(self.A, self.A_adjoint, self.mask * y, start, self.physics.refine_steps)
+            return least_squares(self, self.mask * y, start, self.physics.refine_steps)
         return super().A_dagger(self.mask * y, **kwargs)
 
     def prox_l2(self, z: Any, y: Tensor, gamma: Any, **kwargs: Any) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import deepinv.physics
-import torch
 from torch import Tensor
+
+from es_cli.splitting.conjugate_gradients import least_squares
 
 
 class Tomography(deepinv.physics.Tomography):
@@ -28,37 +28,4 @@ class Tomography(deepinv.physics.Tomography):
         """The image (B, C, W, W) of a sinogram y (B, C, detectors, angles); deepinv's least squares where `fbp` is false."""
         if not fbp:
             return super().A_dagger(y, fbp=False, **kwargs)
-        return least_squares(self.A, self.A_adjoint, y, self.fbp(y), self.refine_steps)
-
-
-def least_squares(A: Callable[[Tensor], Tensor], A_adjoint: Callable[[Tensor], Tensor], y: Tensor, start: Tensor, steps: int) -> Tensor:
-    """`steps` conjugate gradient steps towards argmin_x ‖A x − y‖² from the image `start` (B, …), each sample with its own step lengths.
-
-    Source: Hestenes, Stiefel, Methods of conjugate gradients for solving linear systems, 1952 (CGLS).
-    """
-    x, residual = start, y - A(start)
-    gradient = A_adjoint(residual) if steps else start
-    direction, energy = gradient, _energy(gradient)
-    for step in range(steps):
-        projected = A(direction)
-        length = _ratio(energy, _energy(projected))
-        x = x + _along(length, direction)
-        if step + 1 < steps:
-            residual = residual - _along(length, projected)
-            gradient, before = A_adjoint(residual), energy
-            energy = _energy(gradient)
-            direction = gradient + _along(_ratio(energy, before), direction)
-    return x
-
-
-def _energy(v: Tensor) -> Tensor:
-    return (v * v).flatten(1).sum(1)
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0: nothing is left to improve."""
-    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))
-
-
-def _along(factor: Tensor, v: Tensor) -> Tensor:
-    return factor.view(-1, *[1] * (v.ndim - 1)) * v
+        return least_squares(self, y, self.fbp(y), self.refine_steps)

@@ -11,7 +11,11 @@ from deepinv.optim import ADMM, DRS, FISTA, HQS, PGD, BaseOptim
 from deepinv.optim.data_fidelity import L2
 from deepinv.optim.optim_iterators import HQSIteration
 from deepinv.optim.prior import PnP
+from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
+
+from es_cli.splitting.conjugate_gradients import proximal
+from es_cli.splitting.virtual import VirtualOperator
 
 ALGORITHMS = {"HQS": HQS, "PGD": PGD, "FISTA": FISTA, "ADMM": ADMM, "DRS": DRS}
 NEEDS_GRADIENT = {"PGD", "FISTA"}
@@ -27,9 +31,18 @@ class DataConsistentMoDL(BaseOptim):
     :param torch.nn.Module denoiser: the network that is applied in every iteration, with the same weights.
     :param int num_iter: number of unrolled iterations.
     :param float data_weight: weight of data consistency before training; it is trained.
+    :param str start: the image that the first iteration denoises: adjoint, or pinv for the pseudoinverse, which tomography needs.
+    :param int solver_steps: conjugate gradient steps of each return to the measurements, from the denoised image; None: the operator's own solution,
+        which is exact, and slow where the operator has no closed form (multi-coil MRI, tomography, blur).
     """
 
-    def __init__(self, denoiser: nn.Module, num_iter: int = 3, data_weight: float = 10.0) -> None:
+    def __init__(
+        self, denoiser: nn.Module, num_iter: int = 3, data_weight: float = 10.0, start: Literal["adjoint", "pinv"] = "adjoint", solver_steps: int | None = None
+    ) -> None:
+        if start not in ("adjoint", "pinv"):
+            raise ValueError(f"start must be adjoint or pinv, got {start}")
+        if solver_steps is not None and solver_steps < 1:
+            raise ValueError(f"solver_steps must be 1 or more, or left out, got {solver_steps}")
         super().__init__(
             HQSIteration(g_first=True),
             max_iter=num_iter,
@@ -39,7 +52,41 @@ class DataConsistentMoDL(BaseOptim):
             params_algo={"stepsize": [data_weight] * num_iter, "g_param": [0.01] * num_iter, "lambda_reg": [1.0] * num_iter},
             unfold=True,
             g_first=True,
+            custom_init=_pseudoinverse if start == "pinv" else None,
         )
+        self.solver_steps = solver_steps
+
+    def forward(self, y: Tensor, physics: Any, **kwargs: Any) -> Tensor:
+        """The image (B, C, H, W) from y (B, …)."""
+        return super().forward(y, physics if self.solver_steps is None else _FewSteps(physics, self.solver_steps), **kwargs)
+
+
+def _pseudoinverse(y: Tensor, physics: Any) -> Tensor:
+    return physics.A_dagger(y)
+
+
+class _FewSteps(LinearPhysics):
+    """An operator whose proximal step is a few steps of conjugate gradients from where it starts."""
+
+    def __init__(self, physics: Any, steps: int) -> None:
+        super().__init__()
+        self.physics, self.steps = physics, steps
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A(x, **kwargs)
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A_adjoint(y, **kwargs)
+
+    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A_dagger(y, **kwargs)
+
+    def prox_l2(self, z: Tensor, y: Tensor, gamma: Any, **kwargs: Any) -> Tensor:
+        """γ/2 ‖A x − y‖² + ½ ‖x − z‖², nearly minimised; in the frame of A where A is turned by an orthogonal T_g, which is moved once then."""
+        if isinstance(self.physics, VirtualOperator) and self.physics.orthogonal:
+            g = self.physics.g
+            return g.inverse(proximal(self.physics.physics, g.act(z), y, gamma, self.steps))
+        return proximal(self.physics, z, y, gamma, self.steps)
 
 
 class Unrolled(Reconstructor):
