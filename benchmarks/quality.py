@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
-STEPS = {"inpainting64": 1200, "mri64": 600, "cs28": 1500, "ct65": 600}
+STEPS = {"inpainting64": 1200, "mri64": 600, "cs28": 1500, "ct65": 400}
 # what of the shipped spec is another method, as `es train` is told
 ALONE = ["mask_generator=null", "transforms={group: trivial}"]
 METHODS = {
