@@ -5,8 +5,8 @@ Prints one JSON line: seconds from the first step to the end, those spent in ste
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +18,11 @@ from es_cli.training.run import train
 
 
 def main() -> None:
-    spec = load_spec(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("changes", nargs="*", metavar="A.B=VALUE")
+    args = parser.parse_args()
+    spec = load_spec(args.spec, args.changes)
     seconds = {"steps": 0.0, "validation": 0.0}
     marks: dict[str, float] = {}
 

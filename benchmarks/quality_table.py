@@ -5,9 +5,9 @@ One row for each method and task: PSNR and SSIM on the test images, mean ± stan
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 SETTING = {
@@ -27,7 +27,10 @@ METHOD = {
 
 
 def main() -> None:
-    runs = json.loads(Path(sys.argv[1]).read_text())["runs"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    results = json.loads(parser.parse_args().results.read_text())
+    runs = results["runs"]
     print("| task | steps | method | PSNR | SSIM | calls per image |\n|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in runs):
         own = [row for row in runs if row["task"] == task]
@@ -42,7 +45,7 @@ def main() -> None:
                 print(f"| | {found[0]['steps']} | {METHOD[method]} | {cells[0]} | {cells[1]} | {found[0]['network_calls']} |")
     dates = sorted({row["date"] for row in runs})
     seeds = sorted({row["seed"] for row in runs})
-    print(f"\n{dates[0]}{' to ' + dates[-1] if len(dates) > 1 else ''}; seeds {', '.join(map(str, seeds))}; {json.loads(Path(sys.argv[1]).read_text())['machine']}.")
+    print(f"\n{dates[0]}{' to ' + dates[-1] if len(dates) > 1 else ''}; seeds {', '.join(map(str, seeds))}; {results['machine']}.")
 
 
 def _spread(values: list[float], digits: int) -> str:

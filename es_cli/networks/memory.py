@@ -10,7 +10,7 @@ from torch import nn
 def channels_last(network: nn.Module) -> nn.Module:
     """`network` with the weights of its 2D convolutions laid out channels last; what they compute lies so too, whatever comes in.
 
-    Convolutions are faster like this, on CPUs by an eighth to a quarter of a step (`benchmarks/step.py`), on GPUs under half precision.
+    Convolutions are faster like this, on CPUs by an eighth to a quarter of a step (`benchmarks/speed.py`), on GPUs under half precision.
     """
     for parameter in network.parameters():
         if parameter.ndim == 4:
