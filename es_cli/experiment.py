@@ -17,8 +17,8 @@ from es_cli.building.mask_generator import build_splitter, count_folds
 from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
+from es_cli.building.rule import build_test_rule, build_transform_group
 from es_cli.building.sides import build_consistency
-from es_cli.building.test_rule import build_test_rule, build_transform_group
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite

@@ -234,7 +234,7 @@ class Test(Section):
         default=None, description="full, random, trivial, or a list of transforms; left out: full where a loss trains under the group, else trivial"
     )
     samples: Annotated[Whole, Field(gt=0)] = Field(
-        default=8, description="group elements, new ones for each split with random; or of an infinite group, rotations being equally spaced"
+        default=8, description="group elements, with random (new ones for each split) or an infinite group; rotations are equally spaced"
     )
 
     @field_validator("splits", mode="plain")
