@@ -38,7 +38,7 @@ def evaluate(
       es evaluate --ckpt run/model.safetensors
       es evaluate --ckpt run/model.safetensors --metric PSNR --json
       es evaluate --ckpt run/model.safetensors --test-rule paper
-      es evaluate --ckpt m.safetensors --test-rule splits=complementary,group=random,samples=1
+      es evaluate --ckpt m.safetensors --test-rule splits=complementary
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --param mask=masks.npy
     """

@@ -42,7 +42,7 @@ TestRule = Annotated[
         "--test-rule",
         metavar="RULE",
         help="How images are made, in place of the checkpoint's rule: full (the whole group), one (a single network call), paper (10 splits, each with a "
-        "random element), or the keys of test: splits=complementary,folds=5,group=random,samples=1.",
+        "random element), or the keys of test: splits=complementary,folds=5.",
         show_default=False,
     ),
 ]

@@ -34,9 +34,8 @@ class Folds:
             first = torch.cat([torch.rand(1, generator=rng, device=rng.device) for rng in draws])[:, None]
             rank = flat.cumsum(1) - 1 + (first * count).long()
         else:
-            scores = torch.stack([torch.rand(flat.shape[1], generator=rng, device=rng.device) for rng in draws])
-            order = scores.masked_fill(~flat, 2).argsort(1)  # what is no unit comes last
-            rank = torch.empty_like(order).scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
+            order = torch.stack([torch.randperm(flat.shape[1], generator=rng, device=rng.device) for rng in draws])
+            rank = torch.empty_like(order).scatter_(1, order, flat.gather(1, order).cumsum(1) - 1)
         alone = have == 1 if given is None else (have == 1) & ~given[:, None]
         return (flat & (rank % count == self.number % count) & ~alone).view(units.shape)
 
