@@ -19,7 +19,8 @@ from es_cli.data.measurements import not_finite
 from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError
 from es_cli.reconstruct import Reconstructor
-from es_cli.spec.schema import ArrayFile, Component, Source
+from es_cli.spec.rule import rule_in_words
+from es_cli.spec.schema import ArrayFile, Component, Source, Test
 from es_cli.splitting.noise import LEVELS
 from es_cli.splitting.parameters import OF_PHYSICS
 
@@ -70,16 +71,18 @@ def evaluate(
     params: Mapping[str, np.ndarray | str] | None = None,
     metrics: Sequence[str] = ("PSNR", "SSIM"),
     device: str = "auto",
+    test: Test | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Reconstruct test measurements and compare with their images.
 
     `measurements` and `images` None are the test data of the checkpoint's run, looked for beside it, with the operator's parameters that each
-    sample has of its own; `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them.
+    sample has of its own; `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them, and
+    `test` is a rule in place of the checkpoint's, as `Reconstructor.load` takes it.
     Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold, UsageError for a
     parameter that the operator does not take.
     """
-    model = Reconstructor.load(ckpt, device)
+    model = Reconstructor.load(ckpt, device, test=test)
     y_source, x_source, own = _test_data(ckpt, measurements, images)
     y = _read(y_source, False, model.made.operator.measurement)
     x = _read(x_source, True, model.made.operator.image)
@@ -97,7 +100,7 @@ def evaluate(
     seconds = (time.perf_counter() - started) / len(y)
     made = {"reconstruction": np.concatenate(images_made), **{name: model.baseline(y, name, params=fitted) for name in BASELINES}}
     values = {who: {name: _apply(f, image, x) for name, f in functions.items()} for who, image in made.items()}
-    conventions = _conventions(metrics, model.made.operator.image.pair)
+    conventions = {"test rule": rule_in_words(model.spec.test), **_conventions(metrics, model.made.operator.image.pair)}
     conventions |= {name: "of these measurements" if name in fitted else "the one of the checkpoint" for name in (*model.per_sample, *fitted)}
     return Evaluation(values, model.network_calls, seconds, conventions)
 

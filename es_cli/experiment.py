@@ -13,10 +13,11 @@ from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, Multi
 from torch import Tensor, nn
 
 from es_cli.building.forward_operator import Operator, as_samples
-from es_cli.building.mask_generator import build_splitter
+from es_cli.building.mask_generator import build_splitter, count_folds
 from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
+from es_cli.building.rule import build_test_rule, build_transform_group
 from es_cli.building.sides import build_consistency
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.layout import Layout
@@ -35,7 +36,6 @@ from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
-from es_cli.splitting.transforms import TransformGroup, transform_group
 from es_cli.splitting.virtual import virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
@@ -182,9 +182,15 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
     group = _group(spec, operator)
     splitter, generator_part = _splitter(spec, operator, device)
     consistency, repeats = build_consistency(spec, operator.physics, device)
-    rule = replace(_test_rule(spec, operator, group), repeats=repeats)
+    rule = build_test_rule(spec, operator, group, splitter, repeats)
     made = Reconstruction(channels_last(network.to(device)), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
     return made, {"model": model, "mask_generator": generator_part}
+
+
+def with_test_rule(made: Reconstruction, spec: Spec, device: torch.device) -> Reconstruction:
+    """The same network, averaged as `spec.test` says. Raises SpecError as building a spec with that section does."""
+    splitter, _ = _splitter(spec, made.operator, device)
+    return replace(made, splitter=splitter, rule=build_test_rule(spec, made.operator, made.group, splitter, made.rule.repeats))
 
 
 def _open(source: Source | None, pictures: bool, seed: int, part: str = "train") -> Samples:
@@ -263,15 +269,9 @@ def _group(spec: Spec, operator: Operator) -> Group:
     if chosen.train is None:
         group = named_group(chosen.group or "trivial", operator.image.shape)
     else:
-        group = _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+        group = build_transform_group(chosen.train, "transforms.train", operator, spec.seed)
     group.per_batch = chosen.per == "batch"
     return group
-
-
-def _transform_group(parts: Sequence[Component], path: str, operator: Operator, seed: int) -> TransformGroup:
-    paths = [f"{path}.{i}" for i in range(len(parts))]
-    built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
-    return transform_group(built, operator.image.shape, paths)
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Splitter | None, Component | None]:
@@ -282,25 +282,13 @@ def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Spl
     return build_splitter(spec.mask_generator or own, operator, spec.seed, device)
 
 
-def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
-    test = spec.test
-    if isinstance(test.group, tuple):
-        eval_group = _transform_group(test.group, "test.group", operator, spec.seed)
-        return TestRule(test.splits, tuple(eval_group.elements()))
-    if test.group in {None, "trivial"}:  # load_spec leaves no None
-        return TestRule(test.splits)
-    if test.group == "random":
-        return TestRule(test.splits, draws=test.samples)
-    return TestRule(test.splits, tuple(group.representatives(test.samples, stream_seed(spec.seed, "test-group"))))
-
-
 def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[Objective, tuple[Any, ...]]:
     terms: list[tuple[str, float, nn.Module]] = []
     resolved = []
     builder = Builder(seed=spec.seed, device=device)
     for i, term in enumerate(spec.losses):
         if term.loss.name == EQUIVARIANT_SPLITTING:
-            module: nn.Module = _equivariant_splitting(term.loss, f"losses.{i}", made, builder)
+            module: nn.Module = _equivariant_splitting(term.loss, f"losses.{i}", spec, made, builder)
             kept = term.loss
         else:
             module, kept = build_library_loss(term.loss, f"losses.{i}", spec, made.operator, made.group, made.splitter, device)
@@ -312,13 +300,16 @@ def _objective(spec: Spec, made: Reconstruction, device: torch.device) -> tuple[
     return Objective(made.network, terms), tuple(resolved)
 
 
-def _equivariant_splitting(part: Component, path: str, made: Reconstruction, builder: Builder) -> EquivariantSplitting:
+def _equivariant_splitting(part: Component, path: str, spec: Spec, made: Reconstruction, builder: Builder) -> EquivariantSplitting:
     """The loss with its two sides; left out, a side is MCLoss, and null switches it off."""
     if not isinstance(made.operator.physics, LinearPhysics):
         raise SpecError([Fault(f"equivariant splitting needs a linear operator, and {made.operator.part.name} is not", "physics")])
     given, weight = side_of(part, "prediction_loss")
     prediction = None if given is None else builder.build(given, f"{path}.prediction_loss", "loss")[0]
-    return EquivariantSplitting(made.group, made.splitter, made.consistency, prediction, (side_of(part, "consistency_loss")[1], weight))
+    folds = None
+    if spec.training.splits == "complementary" and made.splitter is not None:
+        folds = count_folds(made.splitter, made.operator, spec.training.folds, "training")
+    return EquivariantSplitting(made.group, made.splitter, made.consistency, prediction, (side_of(part, "consistency_loss")[1], weight), folds)
 
 
 def _per_sample(scale: Tensor, like: Tensor) -> Tensor:

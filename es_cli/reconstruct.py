@@ -14,10 +14,10 @@ from es_cli import catalog
 from es_cli.building.forward_operator import rebuild_operator
 from es_cli.building.parameters import fit_parameters
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
-from es_cli.errors import CheckpointError, DataError, SpecError
-from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
+from es_cli.errors import CheckpointError, DataError, Fault, SpecError
+from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, with_test_rule
 from es_cli.spec.document import from_dict
-from es_cli.spec.schema import ArrayFile, Component, Spec
+from es_cli.spec.schema import ArrayFile, Component, Spec, Test
 from es_cli.splitting.averaging import TestRule
 from es_cli.splitting.parameters import with_parameters
 from es_cli.training.runtime import resolve_device
@@ -33,10 +33,11 @@ class Reconstructor:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> Reconstructor:
-        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N.
+    def load(cls, path: Path, device: str = "auto", test: Test | None = None) -> Reconstructor:
+        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N; `test` says how images are made in place of the checkpoint's rule, None: by that.
 
-        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError.
+        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError, and SpecError for a rule that
+        these measurements cannot be averaged by.
         """
         where = resolve_device(device)
         checkpoint = load_checkpoint(path)
@@ -46,6 +47,9 @@ class Reconstructor:
             raise CheckpointError(f"its spec cannot be built: {error.faults[0]}", where=str(path), hint="see `es info`") from error
         except CheckpointError as error:
             raise CheckpointError(error.fault.what, where=str(path), hint=error.fault.hint) from error
+        if test is not None:
+            spec = catalog.resolve(spec.model_copy(update={"test": test}))
+            made = _with_rule(made, spec, where)
         made.network.eval().requires_grad_(False)
         return cls(spec, checkpoint.metadata, made, where)
 
@@ -100,6 +104,13 @@ class Reconstructor:
                 y = torch.from_numpy(samples[rows]).to(self.device)
                 made.append(make(y, {name: torch.from_numpy(value).to(self.device) for name, value in own.items()}).cpu().numpy())
         return np.concatenate(made)
+
+
+def _with_rule(made: Reconstruction, spec: Spec, device: torch.device) -> Reconstruction:
+    try:
+        return with_test_rule(made, spec, device)
+    except SpecError as error:
+        raise SpecError([Fault(fault.what, f"--test-rule: {fault.where}", fault.hint) for fault in error.faults]) from error
 
 
 def _names_file(value: Any) -> bool:

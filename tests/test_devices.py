@@ -80,9 +80,10 @@ def test_a_step_and_an_average_stay_on_the_device(kind, term, monkeypatch):
         value = loss.value(Pass(made, physics, y, None, 1, scale), mask, elements)
         # backwards through the same operations; its engine asks for a real device
         assert value.device.type == "cuda" and value.requires_grad
-        rule = TestRule(2, tuple(group.elements()))
-        image = average(made, y, physics, rule, group, splitter, consistency=term, noise=physics.noise_model)
-        assert image.device.type == "cuda" and image.shape == y.shape
+        for complementary in (False, True):
+            rule = TestRule(2, tuple(group.elements()), complementary=complementary)
+            image = average(made, y, physics, rule, group, splitter, consistency=term, noise=physics.noise_model)
+            assert image.device.type == "cuda" and image.shape == y.shape
 
 
 def test_a_tensor_on_the_wrong_device_would_be_seen(monkeypatch):

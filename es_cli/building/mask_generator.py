@@ -13,7 +13,7 @@ from es_cli.building.parts import Builder
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.schema import Component
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator
-from es_cli.splitting.masks import Splitter, draw_split, split_axes
+from es_cli.splitting.masks import Splitter, draw_split, split_axes, units
 from es_cli.splitting.operators import sampling_mask
 from es_cli.streams import generator, stream_seed
 
@@ -52,6 +52,22 @@ def build_splitter(part: Component | None, operator: Operator, seed: int, device
 def generator_shape(physics: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The img_size of a generator for measurements of `shape` (C, …): without the coils, which share a split."""
     return (shape[0], *shape[2:]) if isinstance(physics, MultiCoilMRI) else shape
+
+
+def count_folds(splitter: Splitter, operator: Operator, wanted: int | None, path: str) -> int:
+    """How many complementary splits there are: `wanted`, or None as many as leave out each what the split ratio does, but two at least.
+
+    Raises SpecError, at `path`, where the measurement has not so many units, and where the generator's splits make no partition.
+    """
+    mask, generator = sampling_mask(operator.physics), splitter.generator
+    most = int(units(splitter, (1 if mask is None else len(mask), *operator.measurement.shape), mask).max())
+    if most < (wanted or 2):
+        where, hint = (f"{path}.folds", f"give folds: {most} or less") if wanted and most > 1 else (f"{path}.splits", "use random splits")
+        raise SpecError([Fault(f"a split can leave out {most} of each measurement, one at a time, too few for {wanted or 2} folds", where, hint)])
+    if wanted is not None:
+        return wanted
+    ratio = (generator.min_split_ratio + generator.max_split_ratio) / 2 if generator.random_split_ratio else generator.split_ratio
+    return most if ratio >= 1 else max(2, min(most, round(1 / (1 - ratio))))
 
 
 def _check_axis(built: Any, physics: Any, shape: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from es_cli.catalog.entries import find
+from es_cli.catalog.sides import EQUIVARIANT_SPLITTING
 from es_cli.spec.component import Component, TensorRef
 from es_cli.spec.schema import FROM_DATA, Pair, Spec
 
@@ -29,7 +30,10 @@ INSTEAD = {
 
 def check_consistency(spec: Spec) -> Found:
     """(path, what, hint) each."""
-    return [*_drawn_operator(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
+    return [
+        *_drawn_operator(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_splits_in_turn(spec), *_blind_network(spec),
+        *_tensor_references(spec),
+    ]  # fmt: skip
 
 
 def measurements_in(spec: Spec) -> str | None:
@@ -158,6 +162,14 @@ def _one_adapting_loss(spec: Spec) -> Found:
             found.append((f"losses.{i}", what, "keep one of them; the others see the bare network"))
         first = first or term.loss.name
     return found
+
+
+def _splits_in_turn(spec: Spec) -> Found:
+    """Losses of deepinv draw their splits by themselves."""
+    if spec.training.splits == "random" or any(term.loss.name == EQUIVARIANT_SPLITTING for term in spec.losses):
+        return []
+    what = f"complementary splits are those of {EQUIVARIANT_SPLITTING}, which this spec does not name"
+    return [("training.splits", what, f"leave splits out, or name {EQUIVARIANT_SPLITTING}, with transforms: none for splitting alone")]
 
 
 def _blind_network(spec: Spec) -> Found:

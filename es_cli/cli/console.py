@@ -70,6 +70,11 @@ def plain(text: object, blank: bool = True) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
+def calls_in_words(calls: int) -> str:
+    """What one image costs."""
+    return f"{calls} network call{'s' if calls != 1 else ''}"
+
+
 def quoted(argument: object) -> str:
     """An argument as it can be pasted into a shell."""
     import shlex

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from es_cli.cli.console import answer, answer_json, answer_table, answers_only, counting, plain
-from es_cli.cli.options import AsJson, Checkpoint, Device, Param, Quiet, Verbose, named_files, read_parameters
+from es_cli.cli.console import answer, answer_json, answer_table, answers_only, calls_in_words, counting, plain
+from es_cli.cli.options import AsJson, Checkpoint, Device, Param, Quiet, TestRule, Verbose, named_files, read_parameters, read_test_rule
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def evaluate(
     measurements: Annotated[Path | None, typer.Option(metavar="FILE", help="Measurements; the run's own test data if left out.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="FILE", help="The ground truth of the measurements.")] = None,
     param: Param = None,
+    test_rule: TestRule = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A metric of deepinv; may be repeated. PSNR and SSIM if left out.")] = None,
     as_json: AsJson = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table with one row for each image.")] = None,
@@ -36,12 +37,14 @@ def evaluate(
     Examples:
       es evaluate --ckpt run/model.safetensors
       es evaluate --ckpt run/model.safetensors --metric PSNR --json
+      es evaluate --ckpt run/model.safetensors --test-rule paper
+      es evaluate --ckpt m.safetensors --test-rule splits=complementary
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --param mask=masks.npy
     """
     if (measurements is None) != (images is None):
         raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")
-    files = named_files(param)
+    files, rule = named_files(param), read_test_rule(test_rule)
     with answers_only(), counting("evaluating", quiet) as on_progress:
         from es_cli import evaluate as core
 
@@ -52,6 +55,7 @@ def evaluate(
             params=read_parameters(files),
             metrics=tuple(metric or ("PSNR", "SSIM")),
             device=device,
+            test=rule,
             on_progress=on_progress,
         )
     if csv_file is not None:
@@ -78,7 +82,7 @@ def _answer_in_words(result: Evaluation) -> None:
         table.add_row(f"gain over {NAMES.get(who, who)}", *[f"{gain:+.3f}" for gain in gains])
     answer_table(table)
     calls, seconds = found["network_calls"], found["seconds_per_image"]
-    answer(f"\n{found['n']} images, mean ± standard deviation; {calls} network call{'s' if calls != 1 else ''} and {seconds:.2g} s an image")
+    answer(f"\n{found['n']} images, mean ± standard deviation; {calls_in_words(calls)} and {seconds:.2g} s an image")
     answer("; ".join(f"{name}: {text}" for name, text in found["conventions"].items()))
 
 

@@ -55,6 +55,7 @@ def _facts(metadata: dict[str, Any]) -> dict[str, Any]:
         "transforms": brief(spec.get("transforms")),
         "mask generator": brief(spec.get("mask_generator")),
         "test": brief(spec.get("test")),
+        "network calls": f"{measurement.get('network_calls', 'unknown')} for each image",
         "held-out loss": f"{validation.get('loss', 'unknown')} at step {validation.get('step', 'unknown')}",
         "versions": ", ".join(f"{name} {number}" for name, number in metadata["versions"].items()),
         "format": metadata["format"],

@@ -12,6 +12,7 @@ from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from es_cli.spec.component import ArrayFile
+    from es_cli.spec.schema import Test
 
 
 def _remember(ctx: typer.Context, verbose: bool) -> bool:
@@ -35,6 +36,16 @@ Param = Annotated[
         show_default=False,
     ),
 ]
+TestRule = Annotated[
+    str | None,
+    typer.Option(
+        "--test-rule",
+        metavar="RULE",
+        help="How images are made, in place of the checkpoint's rule: full (the whole group), one (a single network call), paper (10 splits, each with a "
+        "random element), or the keys of test: splits=complementary,folds=5.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]
 
 
@@ -49,6 +60,13 @@ def named_files(param: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--param {name} is given twice", hint="leave one of them out")
         named[name] = file
     return named
+
+
+def read_test_rule(rule: str | None) -> Test | None:
+    """The section `test` that --test-rule stands for; None where it is not given. Raises SpecError."""
+    from es_cli.spec.rule import read_rule
+
+    return None if rule is None else read_rule(rule)
 
 
 def read_parameters(files: dict[str, str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from es_cli.cli.console import answer, answers_only, complain, counting
-from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Quiet, Verbose, named_files, read_parameters
+from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting
+from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Quiet, TestRule, Verbose, named_files, read_parameters, read_test_rule
 from es_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def reconstruct(
     overwrite: Overwrite = False,
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     param: Param = None,
+    test_rule: TestRule = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -43,15 +44,18 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
+      es reconstruct --ckpt m.safetensors y.npy --test-rule one
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
-    files, targets = named_files(param), output_files(inputs, out, overwrite)
+    files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
-        model = Reconstructor.load(ckpt, device)
+        model = Reconstructor.load(ckpt, device, test=rule)
         params = read_parameters(files)
+        if not quiet and (verbose or rule is not None or sys.stderr.isatty()):
+            complain(f"{calls_in_words(model.network_calls)} for each image", "note: ")
         for name in model.per_sample:
             if name not in params and not quiet:
                 complain(f"each sample had its own {name} in training; this is the one of the checkpoint, give --param {name}=FILE for another", "note: ")

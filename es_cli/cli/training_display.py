@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from es_cli.cli.console import answers_only, errors, plain
+from es_cli.cli.console import answers_only, calls_in_words, errors, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class TrainingDisplay:
         self.steps = event.steps
         self.say(
             f"{event.run_dir}: {event.parameters:,} parameters, {event.train_samples} measurements to train on, "
-            f"{event.validation_samples} held out, {event.steps} steps, {event.device}"
+            f"{event.validation_samples} held out, {event.steps} steps, {event.device}; {calls_in_words(event.network_calls)} for each image at test"
         )
         if event.first_step:
             self.say(f"resumed after step {event.first_step}")

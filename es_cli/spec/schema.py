@@ -54,6 +54,7 @@ Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
+Folds = Annotated[Whole, Field(ge=2)] | None
 Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_size)]
 Patterns = Annotated[tuple[Text, ...], BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else () if raw is None else raw)]
 Parts = Annotated[tuple[PartField, ...], BeforeValidator(_is_list), BeforeValidator(_parts)]
@@ -225,18 +226,28 @@ class Test(Section):
     """How images are made: over how many splits, and over which elements of the group."""
 
     __test__ = False  # not a test class of pytest
-    splits: Annotated[Whole, Field(gt=0)] | None = Field(
-        default=None, description="how many splits are averaged, none: the whole measurement"
+    splits: int | Literal["complementary"] | None = Field(
+        default=None, description="how many random splits are averaged, none: the whole measurement, complementary: each entry is left out of one"
     )
+    folds: Folds = Field(default=None, description="how many complementary splits; left out: as the split ratio has it")
     group: Literal["full", "random", "trivial"] | tuple[Component, ...] | None = Field(
         default=None, description="full, random, trivial, or a list of transforms; left out: full where a loss trains under the group, else trivial"
     )
-    samples: Annotated[Whole, Field(gt=0)] = Field(default=8, description="group elements, with random or an infinite group; rotations are equally spaced")
+    samples: Annotated[Whole, Field(gt=0)] = Field(
+        default=8, description="group elements, with random (new ones for each split) or an infinite group; rotations are equally spaced"
+    )
 
-    @field_validator("splits", mode="before")
+    @field_validator("splits", mode="plain")
     @classmethod
-    def _none(cls, raw: Any) -> Any:
-        return None if raw == "none" else raw
+    def _splits(cls, raw: Any) -> int | str | None:
+        count = _whole(raw)
+        if raw in (None, "none", "complementary"):
+            return None if raw == "none" else raw
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise ValueError(f"wanted none, a whole number or complementary, got {shown(raw)}; {cls.model_fields['splits'].description}")  # noqa: TRY004
+        if count < 1:
+            raise ValueError(f"must be more than 0, got {shown(raw)}; {cls.model_fields['splits'].description}")
+        return count
 
     @field_validator("group", mode="plain")
     @classmethod
@@ -249,6 +260,16 @@ class Test(Section):
         if isinstance(raw, str) or not parts or not all(isinstance(part, (str, dict, Component)) for part in parts):
             raise ValueError(f"must be full, random, trivial or a list of transforms, got {shown(raw)}; full averages over the whole group")
         return tuple(as_component(part, info) for part in parts)
+
+    @model_validator(mode="after")
+    def _folds_of_what(self) -> Test:
+        _check_folds(self)
+        return self
+
+
+def _check_folds(section: Test | Training) -> None:
+    if section.folds is not None and section.splits != "complementary":
+        raise ValueError("folds only goes with splits: complementary; leave folds out")
 
 
 def _default_losses() -> tuple[LossTerm, ...]:
@@ -268,6 +289,10 @@ class Training(Section):
     optimizer: PartField = Field(default_factory=_default_optimizer, description="an optimizer of torch, such as {name: AdamW, lr: 5e-4}")
     scheduler: PartField | None = Field(default=None, description="a scheduler of torch; it steps with the optimizer")
     gradient_clip: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="the largest norm of the gradient")
+    splits: Literal["random", "complementary"] = Field(
+        default="random", description="complementary: as often as there are folds, a sample is seen with another fold of its measurement left out"
+    )
+    folds: Folds = Field(default=None, description="how many complementary splits; left out: as the split ratio has it")
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = Field(default=None, description="decay of the running mean of the weights")
     patience: Annotated[Whole, Field(gt=0)] | None = Field(
         default=None, description="validations without a better one before training stops"
@@ -287,6 +312,7 @@ class Training(Section):
     def _not_both(self) -> Training:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("epochs and steps exclude each other; leave one of them out")
+        _check_folds(self)
         return self
 
 

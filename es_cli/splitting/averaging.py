@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from es_cli.splitting.consistency import Consistency, feed_each
+from es_cli.splitting.folds import Folds
 from es_cli.splitting.group import IDENTITY, Batch, Element, Group
-from es_cli.splitting.masks import draw_split, sampling_mask
+from es_cli.splitting.masks import draw_split, leave_out, sampling_mask
 from es_cli.splitting.parameters import for_copies
 from es_cli.splitting.virtual import split_operator, virtual_operator
 from es_cli.streams import stream_seed
@@ -21,9 +22,9 @@ from es_cli.streams import stream_seed
 class TestRule:
     """Which (split, g) pairs are averaged.
 
-    `splits` is the number of random splits, None for none (the full measurement). `elements` are averaged over; `draws` asks for
-    that many random elements of the group instead. `repeats` is how often each pair is taken: a network that was trained on recorrupted
-    measurements is fed another draw each time.
+    `splits` is the number of splits, None for none (the full measurement); they are random, or if `complementary` the folds of one partition.
+    `elements` are averaged over; `draws` asks for that many random elements of the group instead, new ones for each split. `repeats` is how
+    often each pair is taken: a network that was trained on recorrupted measurements is fed another draw each time.
     """
 
     __test__ = False  # pytest takes the name for a test class
@@ -32,17 +33,49 @@ class TestRule:
     elements: tuple[Element, ...] = (IDENTITY,)
     draws: int | None = None
     repeats: int = 1
+    complementary: bool = False
 
     @property
     def network_calls(self) -> int:
         """Network evaluations for one image."""
         return (self.splits or 1) * (self.draws or len(self.elements)) * self.repeats
 
+    def pairs(self, group: Group, seed: int) -> list[Pair]:
+        """Every pair, split by split; an element of `group` that is drawn follows from `seed` and the split."""
+        made = []
+        for split in range(self.splits or 1):
+            drawn = group.sample(self.draws, stream_seed(seed, "test-group", split)) if self.draws else self.elements
+            repeated = [element for element in drawn for _ in range(self.repeats)]
+            made += [Pair(split, element, stream_seed(seed, "test-noise", split, k)) for k, element in enumerate(repeated)]
+        return made
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The number of a split, the element beside it, and what keys the draw of noise that the network is fed, if any."""
+
+    split: int
+    element: Element
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The mean over all pairs, and their variance around it, 0 for one pair: both of the shape of images (B, C, …, H, W)."""
+
+    mean: Tensor
+    variance: Tensor
+
 
 ONE_CALL = TestRule(splits=None)
 
 
-def average(
+def average(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group, splitter: Any = None, **options: Any) -> Tensor:
+    """The reconstruction of y (B, …) by `rule`: the mean that `moments` gives for the same arguments."""
+    return moments(network, y, physics, rule, group, splitter, **options).mean
+
+
+def moments(
     network: Any,
     y: Tensor,
     physics: Any,
@@ -54,42 +87,46 @@ def average(
     noise: Any = None,
     seed: int = 0,
     max_batch: int = 64,
-) -> Tensor:
-    """The reconstruction of y (B, …) by `rule`, at most `max_batch` images through the network at once (B at least).
+) -> Averaged:
+    """Mean and variance over the pairs of `rule`, at most `max_batch` images through the network at once (B at least).
 
     `consistency` feeds the network in place of y what it fed it in training, `noise` being that of y; None: y itself. Draws are keyed by the
-    pair, the same for all samples, so that a sample's image does not depend on its batch. Equal to deepinv's adapted model in evaluation mode
-    under the same splits and elements.
+    pair, the same for all samples, so that a sample's image does not depend on its batch. The mean equals deepinv's adapted model in evaluation
+    mode under the same splits and elements. However many pairs there are, no more than one pass is held, beside the two sums (Chan et al., 1979).
     """
-    drawn: Sequence[Element] = group.sample(rule.draws, stream_seed(seed, "test-group")) if rule.draws else rule.elements
-    elements = [element for element in drawn for _ in range(rule.repeats)]
+    pairs = rule.pairs(group, seed)
     size = max(1, max_batch // len(y))
-    total = torch.zeros((), device=y.device)
-    for split in range(rule.splits or 1):
-        mask, split_physics = sampling_mask(physics), physics
+    mean = squares = torch.zeros((), device=y.device)
+    for done in range(0, len(pairs), size):
+        part = pairs[done : done + size]
+        fed = [y if consistency is None else feed_each(consistency, y, noise, [pair.noise_seed] * len(y)) for pair in part]
+        copies, operator = torch.cat(fed), for_copies(physics, len(part))
         if rule.splits:
-            mask = _same_split(splitter, y, mask, stream_seed(seed, "test-split", split))
-            split_physics = split_operator(physics, mask, y)
-        for start in range(0, len(elements), size):
-            part = elements[start : start + size]
-            fed = [_fed(consistency, y, noise, stream_seed(seed, "test-noise", split, start + k)) for k in range(len(part))]
-            copies = torch.cat(fed) if mask is None else (torch.stack(fed) * mask).flatten(0, 1)
-            total = total + _sum_over(network, copies, len(y), split_physics, part, group.orthogonal)
-    return total / ((rule.splits or 1) * len(elements))
+            masks = _masks(rule, splitter, y, sampling_mask(physics), part, seed)
+            copies, operator = masks * copies, split_operator(operator, masks, copies)
+        g = Batch([pair.element for pair in part], run=len(y))
+        images = g.act(network(copies, virtual_operator(operator, g, group.orthogonal)))
+        images = images.view(len(part), len(y), *images.shape[1:])
+        here = images.mean(0)
+        step = here - mean
+        squares = squares + (images - here).square().sum(0) + step.square() * (done * len(part) / (done + len(part)))
+        mean = mean + step * (len(part) / (done + len(part)))
+    return Averaged(mean, squares / len(pairs))
 
 
-def _same_split(splitter: Any, y: Tensor, full: Tensor | None, seed: int) -> Tensor:
-    """M₁ of shape (1 or B, …): the draw of `seed` for every sample."""
-    masks = [None] if full is None else list(full.split(1))
-    return torch.cat([draw_split(splitter, (1, *y.shape[1:]), own, seed) for own in masks])
+def _masks(rule: TestRule, splitter: Any, y: Tensor, full: Tensor | None, part: Sequence[Pair], seed: int) -> Tensor:
+    """M₁ for each copy of each sample, (copies · B, …), or (1, …) where all share it: then one solver serves them all."""
+    splits = {pair.split for pair in part}
+    drawn = {split: _same_split(rule, splitter, y, full, split, seed) for split in splits}
+    if len(splits) == 1 and len(drawn[part[0].split]) == 1:
+        return drawn[part[0].split]
+    return torch.cat([drawn[pair.split].expand(y.shape) for pair in part])
 
 
-def _fed(consistency: Consistency | None, y: Tensor, noise: Any, seed: int) -> Tensor:
-    return y if consistency is None else feed_each(consistency, y, noise, [seed] * len(y))
-
-
-def _sum_over(network: Any, copies: Tensor, batch: int, physics: Any, elements: Sequence[Element], orthogonal: bool) -> Tensor:
-    """Σ_g T_g f(y, A T_g) over `elements`, in one pass through the network; `copies` holds what each element is fed, one batch after another."""
-    g = Batch(elements, run=batch)
-    x = g.act(network(copies, virtual_operator(for_copies(physics, len(elements)), g, orthogonal)))
-    return x.view(len(elements), batch, *x.shape[1:]).sum(0)
+def _same_split(rule: TestRule, splitter: Any, y: Tensor, full: Tensor | None, split: int, seed: int) -> Tensor:
+    """M₁ of shape (1 or B, …) for one split: the same draw for every sample."""
+    shape, own = tuple(y.shape[1:]), [None] if full is None else list(full.split(1))
+    if rule.complementary and rule.splits:
+        folds = Folds([stream_seed(seed, "test-folds")] * len(own), split, rule.splits)
+        return leave_out(splitter, (len(own), *shape), full, folds)
+    return torch.cat([draw_split(splitter, (1, *shape), mask, stream_seed(seed, "test-split", split)) for mask in own])

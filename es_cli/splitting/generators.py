@@ -9,6 +9,8 @@ import torch
 from deepinv.physics.generator import PhysicsGenerator
 from torch import Tensor
 
+from es_cli.splitting.folds import Folds
+
 
 class LineSplittingMaskGenerator(PhysicsGenerator):
     """Split the acquired lines of a measurement, such as the phase-encoding lines of a Cartesian k-space.
@@ -52,14 +54,23 @@ class LineSplittingMaskGenerator(PhysicsGenerator):
 
         The network is given at least one line, and at least one that is not central is left to predict where there is one.
         """
-        count = shape[self.dim]
-        lines = self._acquired(shape, mask)
-        centre = self.centre(count)
-        given = (lines & centre).any(1)
-        outer = self._choose(lines & ~centre, ratios(self, shape[0], rng), rng, given)
+        outer, centre = self.lines(shape, mask)
+        return self._spread(self._choose(outer, ratios(self, shape[0], rng), rng, centre.any(1)) + centre, shape)
+
+    def leave_out(self, shape: Sequence[int], mask: Tensor | None, folds: Folds) -> Tensor:
+        """`draw` for a fold of a partition of the lines in place of a random choice."""
+        outer, centre = self.lines(shape, mask)
+        return self._spread((outer & ~self._fold(outer, folds, centre.any(1)) | centre).float(), shape)
+
+    def lines(self, shape: Sequence[int], mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The acquired lines that are split, and those of the centre, which are not: bool (B, count) each."""
+        acquired, centre = self._acquired(shape, mask), self.centre(shape[self.dim])
+        return acquired & ~centre, acquired & centre
+
+    def _spread(self, lines: Tensor, shape: Sequence[int]) -> Tensor:
         view = [1] * len(shape)
-        view[0], view[self.dim] = shape[0], count
-        return (outer + (lines & centre)).view(view).expand(tuple(shape))
+        view[0], view[self.dim] = lines.shape
+        return lines.view(view).expand(tuple(shape))
 
     def centre(self, count: int) -> Tensor:
         """Which of `count` lines always stay with the network, bool (count,)."""
@@ -78,6 +89,10 @@ class LineSplittingMaskGenerator(PhysicsGenerator):
     def _choose(self, lines: Tensor, ratio: Tensor, rng: torch.Generator, given: Tensor) -> Tensor:
         """Which of `lines` (B, count) the network gets, float32; `given` (B,) says which samples have lines on its side already."""
         return keep_fraction(lines, ratio, rng, given)
+
+    def _fold(self, lines: Tensor, folds: Folds, given: Tensor) -> Tensor:
+        """Which of `lines` (B, count) are in the fold, bool."""
+        return folds.left_out(lines, given)
 
 
 class AngleSplittingMaskGenerator(LineSplittingMaskGenerator):
@@ -117,6 +132,9 @@ class AngleSplittingMaskGenerator(LineSplittingMaskGenerator):
         # Euclid's rhythm: `predicted` of `count` angles, as evenly spaced as they can be
         taken = (rank * predicted) % count.clamp(min=1)[:, None] < predicted
         return (lines & ~taken).float()
+
+    def _fold(self, lines: Tensor, folds: Folds, given: Tensor) -> Tensor:
+        return folds.left_out(lines, given, interleaved=self.pattern == "interleaved")
 
 
 def ratios(generator: Any, batch: int, rng: torch.Generator) -> Tensor:

@@ -12,12 +12,13 @@ from deepinv.physics.generator import BernoulliSplittingMaskGenerator, Multiplic
 from torch import Tensor
 
 from es_cli.errors import Fault, SpecError
+from es_cli.splitting.folds import Folds
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator, keep_fraction, ratios
 from es_cli.splitting.operators import MaskedOperator, sampling_mask
 from es_cli.streams import generator as new_generator
 from es_cli.streams import reseed
 
-__all__ = ["AngleSplittingMaskGenerator", "LineSplittingMaskGenerator", "Splitter", "draw_split", "sampling_mask", "split_axes"]
+__all__ = ["AngleSplittingMaskGenerator", "LineSplittingMaskGenerator", "Splitter", "draw_split", "leave_out", "sampling_mask", "split_axes", "units"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,37 @@ def draw_split(splitter: Any, shape: Sequence[int], mask: Tensor | None, seed: i
         kept = _repaired(drawn, mask, _sites(shape, mask, axes, rng.device), rng)
     kept = kept.expand(tuple(shape))
     return kept if mask is None else kept * mask
+
+
+def leave_out(splitter: Any, shape: Sequence[int], mask: Tensor | None, folds: Folds) -> Tensor:
+    """The complementary split M₁ of `shape` (B, …): all that is measured but for one fold. Arguments and value as `draw_split` has them.
+
+    What the generator always gives to the network is in no fold. Raises SpecError for a generator whose splits make no partition.
+    """
+    generator, axes = _taken_apart(splitter, len(shape))
+    _check_partition(generator)
+    if isinstance(generator, LineSplittingMaskGenerator):
+        kept = generator.leave_out(shape, mask, folds)
+    else:
+        sites = _sites(shape, mask, axes, torch.device(generator.device))
+        kept = (sites & ~folds.left_out(sites)).float().expand(tuple(shape))
+    return kept if mask is None else kept * mask
+
+
+def units(splitter: Any, shape: Sequence[int], mask: Tensor | None) -> Tensor:
+    """How many units of each sample can be dealt into folds, (B,): lines, angles, frames, pixels, entries. Raises SpecError as `leave_out` does."""
+    generator, axes = _taken_apart(splitter, len(shape))
+    _check_partition(generator)
+    if isinstance(generator, LineSplittingMaskGenerator):
+        return generator.lines(shape, mask)[0].sum(1)
+    return _sites(shape, mask, axes, torch.device(generator.device)).flatten(1).sum(1)
+
+
+def _check_partition(generator: Any) -> None:
+    if type(generator) is not BernoulliSplittingMaskGenerator and not isinstance(generator, LineSplittingMaskGenerator):
+        what = f"{type(generator).__name__} draws each split by itself, so that several do not add up to a partition of the measurement"
+        hint = "use BernoulliSplittingMaskGenerator, LineSplittingMaskGenerator or AngleSplittingMaskGenerator"
+        raise SpecError([Fault(what, "mask_generator", f"{hint}, or random splits")])
 
 
 def _taken_apart(splitter: Any, ndim: int) -> tuple[Any, tuple[int, ...]]:

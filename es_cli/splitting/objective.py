@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from es_cli.splitting.consistency import Consistency, Split, Unsure, feed_each
+from es_cli.splitting.folds import Visit
 from es_cli.splitting.group import Batch, Element, Group
-from es_cli.splitting.masks import draw_split, sampling_mask
+from es_cli.splitting.masks import draw_split, leave_out, sampling_mask
 from es_cli.splitting.parameters import of_one_sample
 from es_cli.splitting.virtual import split_operator, virtual_operator
 from es_cli.streams import generator, stream_seed
@@ -23,12 +24,14 @@ from es_cli.streams import generator, stream_seed
 class Pass:
     """One batch on its way through the losses: y (B, …), x (B, C, H, W) or None, the physics, and the seed of its draws.
 
-    `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. The bare reconstruction of the full y is made once,
-    for all losses that ask for it.
+    `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. `visit` is known in training only. The bare
+    reconstruction of the full y is made once, for all losses that ask for it.
     """
 
-    def __init__(self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int, scale: Tensor | None = None) -> None:
-        self.network, self.physics, self.y, self.x, self.seed, self.scale = network, physics, y, x, seed, scale
+    def __init__(
+        self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int, scale: Tensor | None = None, visit: Visit | None = None
+    ) -> None:
+        self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit = network, physics, y, x, seed, scale, visit
         self._bare: Tensor | None = None
 
     @property
@@ -40,7 +43,7 @@ class Pass:
 
     def judging(self, image: Tensor) -> Pass:
         """The same pass with another image in place of the bare reconstruction."""
-        other = Pass(self.network, self.physics, self.y, self.x, self.seed, self.scale)
+        other = Pass(self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit)
         other._bare = image
         return other
 
@@ -69,7 +72,8 @@ class EquivariantSplitting(nn.Module):
     `deepinv.loss.EquivariantSplittingLoss` under the same split and g wherever that is right. Source: Sechaud et al., ICLR 2026.
 
     `consistency` may know about noise; `prediction` is a deepinv loss of (x_net, y, physics), unbiased for independent noise as it is. None
-    switches a term off (deepinv cannot, trap 5). An empty side weighs nothing, where deepinv gives NaN.
+    switches a term off (deepinv cannot, trap 5). An empty side weighs nothing, where deepinv gives NaN. `folds` K: in K visits to a sample each
+    of K complementary splits has its turn; None, or where no visit is known: a random split.
     """
 
     needs_ground_truth = False
@@ -81,15 +85,22 @@ class EquivariantSplitting(nn.Module):
         consistency: Consistency | None,
         prediction: nn.Module | None,
         weights: tuple[float, float] = (1.0, 1.0),
+        folds: int | None = None,
     ) -> None:
         super().__init__()
-        self.group, self.splitter, self.weights = group, splitter, weights
+        self.group, self.splitter, self.weights, self.folds = group, splitter, weights, folds
         self.consistency, self.prediction = consistency, prediction
 
     def forward(self, batch: Pass) -> Tensor:
         g = self.group.draw(len(batch.y), stream_seed(batch.seed, "group"))
-        mask = draw_split(self.splitter, batch.y.shape, sampling_mask(batch.physics), stream_seed(batch.seed, "split"))
-        return self.value(batch, mask, g)
+        return self.value(batch, self.split(batch), g)
+
+    def split(self, batch: Pass) -> Tensor:
+        """M₁ of the samples of a batch, (B, …)."""
+        shape, full = batch.y.shape, sampling_mask(batch.physics)
+        if self.folds is None or batch.visit is None:
+            return draw_split(self.splitter, shape, full, stream_seed(batch.seed, "split"))
+        return leave_out(self.splitter, shape, full, batch.visit.folds(self.folds))
 
     def held_out(self, batch: Pass, seeds: Sequence[int]) -> Tensor:
         """The prediction term of each sample under ONE fixed split and g, drawn from the sample's own seed: shape (B,).
@@ -169,13 +180,14 @@ class Objective(nn.Module):
         return any(bool(term.needs_ground_truth) for term in self.terms)
 
     def forward(
-        self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None, scale: Tensor | None = None
+        self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None, scale: Tensor | None = None, visit: Visit | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of y (B, …), a scalar, and its unweighted terms, detached. `x` is only there for a loss that the spec names as supervised.
 
-        `scale` (B,) is what y and the noise of the physics were divided by, None: nothing.
+        `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. `visit` says which samples these are, for splits
+        that take turns; None: splits are random.
         """
-        batch = Pass(self.network, physics, y, x, seed, scale)
+        batch = Pass(self.network, physics, y, x, seed, scale, visit)
         total = torch.zeros((), device=y.device)
         values: dict[str, Tensor] = {}
         for name, weight, term in zip(self.names, self.weights, self.terms, strict=True):

@@ -19,6 +19,7 @@ from es_cli.experiment import Experiment, is_pair
 from es_cli.networks.freezing import freeze
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
+from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import generator, stream_seed
 from es_cli.training.events import Event, Step, Stopped, Validated
@@ -112,7 +113,7 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
-    loss, terms = experiment.objective(y, physics, seed, x, scale)
+    loss, terms = experiment.objective(y, physics, seed, x, scale, Visit(spec.seed, train.keys(positions), epoch))
     loss.backward()
     if spec.training.gradient_clip is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), spec.training.gradient_clip)

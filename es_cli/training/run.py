@@ -187,6 +187,7 @@ class _Run:
             "image_shape": list(experiment.operator.image.shape),
             "complex": experiment.operator.image.pair,
             "per_sample": sorted(experiment.train.params),
+            "network_calls": experiment.reconstruction.rule.network_calls,
         }
         save_checkpoint(self.model, Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step}), tensors)
 

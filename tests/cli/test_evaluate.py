@@ -77,8 +77,16 @@ def test_csv_has_a_row_for_each_image(es):
 
 def test_options_reach_the_core(es):
     es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu")
-    expected = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu"}
+    expected = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu", "test": None}
     assert es.calls == [(Path("m.safetensors"), expected)]
+
+
+def test_a_test_rule_reaches_the_core_as_a_section_of_a_spec_and_a_wrong_one_does_not(es):
+    assert es("--test-rule", "splits=3,group=random,samples=2").exit_code == 0
+    rule = es.calls[0][1]["test"]
+    assert (rule.splits, rule.group, rule.samples) == (3, "random", 2)
+    result = es("--test-rule", "splits=3;group=random")
+    assert result.exit_code == 2 and "--test-rule: test.splits: wanted none" in result.stderr and len(es.calls) == 1
 
 
 def test_psnr_and_ssim_are_the_default(es):

@@ -21,7 +21,7 @@ SPEC = {
 @pytest.fixture
 def es(monkeypatch):
     metadata = checkpoint.Metadata(
-        SPEC, "none", {"shape": [3, 16, 16], "image_shape": [3, 16, 16], "complex": False}, {"loss": 0.01, "step": 40}, {"torch": "2.6"}, "abc"
+        SPEC, "none", {"shape": [3, 16, 16], "image_shape": [3, 16, 16], "complex": False, "network_calls": 8}, {"loss": 0.01, "step": 40}, {"torch": "2.6"}, "abc"
     )
     monkeypatch.setattr(checkpoint, "read_metadata", lambda path: metadata)
     return lambda *arguments: CliRunner().invoke(app, ["info", "m.safetensors", *arguments])
@@ -34,6 +34,7 @@ def test_the_table_says_what_a_checkpoint_holds(es):
     assert facts["image"] == "3 × 16 × 16"
     assert facts["held-out loss"] == "0.01 at step 40"
     assert facts["transforms"] == "group=D4"
+    assert facts["network calls"] == "8 for each image"
 
 
 def test_what_a_stranger_wrote_into_a_checkpoint_cannot_steer_the_terminal(es):

@@ -21,9 +21,9 @@ DOUBLING = """
 import sys, types
 module = types.ModuleType("es_cli.reconstruct")
 class Reconstructor:
-    per_sample = ()
+    per_sample, network_calls = (), 8
     @classmethod
-    def load(cls, path, device="auto"):
+    def load(cls, path, device="auto", test=None):
         print("chatter of a library")
         return cls()
     def reconstruct(self, y, where="input", params=None):
@@ -39,9 +39,10 @@ main()
 class Doubling:
     loaded: list = []
     per_sample: tuple = ()
+    network_calls = 8
 
     @classmethod
-    def load(cls, path, device="auto"):
+    def load(cls, path, device="auto", test=None):
         cls.loaded.append((path, device))
         return cls()
 
@@ -201,6 +202,11 @@ def test_from_pipe_to_pipe_frame_by_frame(piped):
     assert done.returncode == 0 and len(found) == 2
     assert all(np.array_equal(2 * a, b) and a.dtype == b.dtype for a, b in zip(frames, found, strict=True))
     assert b"chatter" in done.stderr
+
+
+def test_what_an_image_costs_is_said_to_whoever_asks(es):
+    assert es("y.npy", "-o", "a.npy", "-v").stderr == "note: 8 network calls for each image\n"
+    assert es("y.npy", "-o", "b2.npy").stderr == "" and es("y.npy", "-o", "c.npy", "-v", "-q").stderr == ""
 
 
 def test_the_first_frame_comes_out_before_the_second_went_in(environment, tmp_path):

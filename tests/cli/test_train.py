@@ -76,7 +76,7 @@ def test_standard_output_is_the_path_and_nothing_else(es):
 
 def test_standard_error_tells_the_story_and_the_command_to_try_next(es):
     lines = es("spec.yaml").stderr.splitlines()
-    assert lines[1] == f"{RUN}: 1,234 parameters, 40 measurements to train on, 4 held out, 3 steps, cpu"
+    assert lines[1] == f"{RUN}: 1,234 parameters, 40 measurements to train on, 4 held out, 3 steps, cpu; 8 network calls for each image at test"
     assert lines[-5:] == [
         "something to know",
         "finished at step 2; the best weights are those of step 1, held-out loss 0.4",

@@ -222,7 +222,8 @@ def test_both_words_are_an_error_at_their_line(tmp_path: Path) -> None:
 def test_a_wrong_word_for_evaluation_is_reported_where_it_stands(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, BASE + "losses:\n  - name: EquivariantSplittingLoss\n    eval_n_samples: many\n")
     assert faults == [
-        "s.yaml:8: losses.0.eval_n_samples: wanted a whole number, got 'many'; how many splits are averaged, none: the whole measurement"
+        "s.yaml:8: losses.0.eval_n_samples: wanted none, a whole number or complementary, got 'many'; "
+        "how many random splits are averaged, none: the whole measurement, complementary: each entry is left out of one"
     ]
 
 
