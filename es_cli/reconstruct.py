@@ -16,11 +16,12 @@ from es_cli.building.parameters import fit_parameters
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import CheckpointError, DataError, SpecError
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
+from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec
 from es_cli.splitting.averaging import TestRule
 from es_cli.splitting.parameters import with_parameters
-from es_cli.training.runtime import resolve_device
+from es_cli.training.runtime import full_float32, resolve_device
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Reconstructor:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> Reconstructor:
-        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N.
+    def load(cls, path: Path, device: str = "auto", precision: str = "float32") -> Reconstructor:
+        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N, `precision` that of the network, as in a spec, whatever it was trained in.
 
-        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError.
+        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError, UsageError.
         """
         where = resolve_device(device)
+        running = Running(where, precision, where="--precision")
         checkpoint = load_checkpoint(path)
         try:
             spec, made = _rebuild(checkpoint, where)
@@ -46,6 +48,7 @@ class Reconstructor:
             raise CheckpointError(f"its spec cannot be built: {error.faults[0]}", where=str(path), hint="see `es info`") from error
         except CheckpointError as error:
             raise CheckpointError(error.fault.what, where=str(path), hint=error.fault.hint) from error
+        running.take(made.network, made.operator.physics, made.operator.image.shape)
         made.network.eval().requires_grad_(False)
         return cls(spec, checkpoint.metadata, made, where)
 
@@ -93,7 +96,7 @@ class Reconstructor:
 
     def _batched(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Any, batch: int) -> np.ndarray:
         made = []
-        with torch.no_grad():
+        with torch.no_grad(), full_float32(self.device):
             for start in range(0, len(samples), batch):
                 rows = slice(start, start + batch)
                 own = {name: value if len(value) == 1 else value[rows] for name, value in params.items()}

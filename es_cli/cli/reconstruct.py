@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from es_cli.cli.console import answer, answers_only, complain, counting
-from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Quiet, Verbose, named_files, read_parameters
+from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Precision, Quiet, Verbose, named_files, read_parameters
 from es_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def reconstruct(
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     param: Param = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -50,7 +51,7 @@ def reconstruct(
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
-        model = Reconstructor.load(ckpt, device)
+        model = Reconstructor.load(ckpt, device, precision)
         params = read_parameters(files)
         for name in model.per_sample:
             if name not in params and not quiet:

@@ -17,6 +17,7 @@ from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, is_pair
 from es_cli.networks.freezing import freeze
+from es_cli.networks.running import Running
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import Objective
@@ -49,11 +50,12 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
     return min(steps, max(cheap, math.ceil(len(experiment.train) / size)))
 
 
-def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> TrainingState:
+def new_state(experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None) -> TrainingState:
     """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average.
 
-    Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
+    `running` says how both are run, None: as they are. Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
     """
+    running = running or Running(torch.device("cpu"))
     training = experiment.spec.training
     network = experiment.network
     freeze(network, training.freeze)
@@ -66,7 +68,8 @@ def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> 
     if training.scheduler is not None:
         context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
         scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
-    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress())
+    scaler = torch.amp.GradScaler(running.device.type) if running.scales_gradients else None
+    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress(), running, scaler)
 
 
 def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:
@@ -113,13 +116,26 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
     loss, terms = experiment.objective(y, physics, seed, x, scale)
-    loss.backward()
-    if spec.training.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), spec.training.gradient_clip)
-    state.optimizer.step()
+    _descend(state, loss, spec.training.gradient_clip)
     if state.average is not None and spec.training.ema is not None:
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
     return loss.detach(), terms
+
+
+def _descend(state: TrainingState, loss: Tensor, clip: float | None) -> None:
+    """One step of the optimizer; left out where gradients of float16 overflowed, after which they are scaled less."""
+    optimizer, scaler = state.optimizer, state.scaler
+    with state.running.backwards():
+        (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), clip)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
 
 
 @lru_cache(maxsize=1)

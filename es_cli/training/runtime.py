@@ -1,10 +1,14 @@
-"""Where training runs: the device that a user names, checked before anything is put on it."""
+"""Where training runs: the device that a user names, checked before anything is put on it, and the settings of this process for it."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from es_cli.errors import DeviceError
+from es_cli.networks.running import tensor_float_32
 
 
 def resolve_device(name: str) -> torch.device:
@@ -21,3 +25,24 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DeviceError(f"{name} is not there: torch sees {count} CUDA devices", hint="use --device cpu, or install a torch built for your driver")
     return device
+
+
+@contextlib.contextmanager
+def machine(device: torch.device) -> Iterator[None]:
+    """The settings of this process for a training on `device`; afterwards they are what they were.
+
+    On a GPU convolutions are tried out for each new shape and the fastest way is
+    kept, and nothing runs in TF32 but what `Running` says: the physics is in full float32.
+    """
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = device.type == "cuda"
+        with full_float32(device):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Nothing in TF32 on `device` but what `Running` says."""
+    return tensor_float_32(False) if device.type == "cuda" else contextlib.nullcontext()
