@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -31,18 +32,36 @@ def resolve_device(name: str) -> torch.device:
 def machine(device: torch.device) -> Iterator[None]:
     """The settings of this process for a training on `device`; afterwards they are what they were.
 
-    On a GPU convolutions are tried out for each new shape and the fastest way is
-    kept, and nothing runs in TF32 but what `Running` says: the physics is in full float32.
+    On a CPU each of several processes takes its share of the cores. On a GPU convolutions are tried out for each new shape and the fastest way is
+    kept, and nothing runs in TF32 but what `Running` says: the physics is in full float32. Raises DeviceError.
     """
-    benchmark = torch.backends.cudnn.benchmark
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    share = threads_of_one(threads, os.environ)
+    if share != threads:
+        torch.set_num_threads(share)
     try:
         torch.backends.cudnn.benchmark = device.type == "cuda"
         with full_float32(device):
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
+        if share != threads:
+            torch.set_num_threads(threads)
 
 
 def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Nothing in TF32 on `device` but what `Running` says."""
     return tensor_float_32(False) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def threads_of_one(threads: int, environment: Mapping[str, str]) -> int:
+    """Threads of one process of several on this machine, where torch would take `threads`: as OMP_NUM_THREADS says, else an equal share.
+
+    LOCAL_WORLD_SIZE is the number of processes, as torchrun sets it. Raises DeviceError where it is no number.
+    """
+    if "OMP_NUM_THREADS" in environment:
+        return threads
+    processes = environment.get("LOCAL_WORLD_SIZE", "1")
+    if not processes.isdecimal() or int(processes) == 0:
+        raise DeviceError(f"LOCAL_WORLD_SIZE is {processes!r}, not a number of processes", hint="torchrun sets it; unset it otherwise")
+    return max(1, threads // int(processes))
