@@ -169,8 +169,12 @@ class _Run:
             self.running.warm_up(self.experiment.network, y, physics)
 
     def _validation_follows(self, event: Event) -> bool:
-        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step."""
-        return isinstance(event, Step) and (event.step % self.every == 0 or event.step == self.steps)
+        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step.
+
+        The last step that was made counts, which on a GPU may be a later one than that of the event.
+        """
+        step = self.state.progress.step
+        return isinstance(event, Step) and (step % self.every == 0 or step == self.steps)
 
     def _consume(self, event: Event) -> None:
         if isinstance(event, Step):
