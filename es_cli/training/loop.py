@@ -29,6 +29,7 @@ from es_cli.training.state import Progress, TrainingState
 # validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
 VALIDATION_SHARE = 0.06
 PASS_PER_STEP = 0.35
+FUSED = {"Adam", "AdamW", "SGD"}  # optimizers that torch has in one kernel for GPUs
 
 
 def total_steps(spec: Spec, samples: int) -> int:
@@ -62,7 +63,10 @@ def new_state(experiment: Experiment, average: nn.Module | None, steps: int, run
     if not trained:
         fault = Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")
         raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if training.freeze else fault])
-    optimizer, _ = Builder(context={"params": trained}).build(training.optimizer, "training.optimizer", "optimizer")
+    given = training.optimizer
+    # in one kernel, which also looks for itself whether gradients of float16 overflowed: asking would make each step wait
+    fused = {"fused": True} if running.device.type == "cuda" and given.name in FUSED and not {"foreach", "differentiable"} & set(given.parameters) else {}
+    optimizer, _ = Builder(context={"params": trained, **fused}).build(given, "training.optimizer", "optimizer")
     scheduler = None
     if training.scheduler is not None:
         context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}

@@ -72,6 +72,15 @@ def test_float16_scales_its_gradients_and_nothing_else_does(inpainting):
     assert Running(torch.device("cuda"), "float16").scales_gradients
 
 
+@pytest.mark.parametrize(
+    ("device", "optimizer", "expected"),
+    [("cpu", "AdamW", None), ("cuda", "AdamW", True), ("cuda", "{name: AdamW, fused: false}", False), ("cuda", "{name: SGD, foreach: true}", None), ("cuda", "Adagrad", None)],
+)
+def test_the_optimizer_is_one_kernel_on_a_gpu_unless_the_spec_says_otherwise(device, optimizer, expected, inpainting):
+    experiment = build_experiment(load_spec(inpainting, [f"training.optimizer={optimizer}"]), CPU)
+    assert new_state(experiment, None, 1, Running(torch.device(device))).optimizer.defaults["fused"] is expected
+
+
 @pytest.mark.cuda
 def test_a_run_in_float16_goes_on_with_the_scale_that_it_had(inpainting, monkeypatch):
     class Cut(Exception):
