@@ -34,10 +34,11 @@ from es_cli.splitting.parameters import with_parameters
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
-from es_cli.training.runtime import machine, resolve_device
+from es_cli.training.runtime import machine, peak_memory, resolve_device
 
 Listener = Callable[[Event], None]
-COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second")
+COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib")
+LATER = {"peak_memory_mib"}  # columns that runs of older versions lack
 PREVIEW_SAMPLES = 4
 PREVIEW_SHARE = 0.03  # of the time of training
 
@@ -222,6 +223,7 @@ class _Run:
                 "validation_psnr": event.psnr,
                 "best": event.best,
                 "samples_per_second": count * size / seconds if seconds else None,
+                "peak_memory_mib": peak_memory(self.device),
             }
         )
         self.since = []
@@ -302,7 +304,9 @@ def _row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and set(COLUMNS) <= set(row) else None
+    if not isinstance(row, dict) or not set(COLUMNS) - LATER <= set(row):
+        return None
+    return {column: row.get(column) for column in COLUMNS}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -65,3 +66,18 @@ def threads_of_one(threads: int, environment: Mapping[str, str]) -> int:
     if not processes.isdecimal() or int(processes) == 0:
         raise DeviceError(f"LOCAL_WORLD_SIZE is {processes!r}, not a number of processes", hint="torchrun sets it; unset it otherwise")
     return max(1, threads // int(processes))
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most memory that this process has held so far, in MiB: on a GPU what torch allocated there, on a CPU what was resident.
+
+    What is resident includes the parts of memory-mapped data that were read; the system may take these back. None where it does not count (Windows).
+    """
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(held / (2**20 if sys.platform == "darwin" else 2**10), 1)
