@@ -277,7 +277,8 @@ class Training(Section):
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
     freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
     precision: Precision = Field(
-        default="tf32", description="of the network alone: tf32 (float32, its products in TF32 on a GPU), float32, bfloat16, float16; the physics is in float32"
+        default="tf32",
+        description="of the network alone: tf32 (float32, its products in TF32 on a GPU), float32, bfloat16 (slow on most CPUs), float16 (on a GPU)",
     )
     compile: Flag = Field(default=False, description="whether the network is compiled; where that cannot be, it runs as it is")
     preview: Flag = Field(default=True, description="whether preview pictures are written")

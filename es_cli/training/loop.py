@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR
@@ -17,7 +18,7 @@ from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, is_pair
 from es_cli.networks.freezing import freeze
 from es_cli.networks.running import Running
-from es_cli.spec.schema import Spec
+from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import Objective
 from es_cli.streams import generator, stream_seed
@@ -63,16 +64,21 @@ def new_state(experiment: Experiment, average: nn.Module | None, steps: int, run
     if not trained:
         fault = Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")
         raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if training.freeze else fault])
-    given = training.optimizer
-    # in one kernel, which also looks for itself whether gradients of float16 overflowed: asking would make each step wait
-    fused = {"fused": True} if running.device.type == "cuda" and given.name in FUSED and not {"foreach", "differentiable"} & set(given.parameters) else {}
-    optimizer, _ = Builder(context={"params": trained, **fused}).build(given, "training.optimizer", "optimizer")
+    context: dict[str, Any] = {"params": trained}
+    if running.device.type == "cuda" and _fusible(training.optimizer, trained):
+        context["fused"] = True
+    optimizer, _ = Builder(context=context).build(training.optimizer, "training.optimizer", "optimizer")
     scheduler = None
     if training.scheduler is not None:
         context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
         scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
     scaler = torch.amp.GradScaler(running.device.type) if running.scales_gradients else None
     return TrainingState(experiment.objective, average, optimizer, scheduler, Progress(), running, scaler)
+
+
+def _fusible(optimizer: Component, trained: list[nn.Parameter]) -> bool:
+    """Whether an optimizer can be one kernel, which looks for itself whether gradients of float16 overflowed: asking would make each step wait."""
+    return optimizer.name in FUSED and not {"foreach", "differentiable"} & set(optimizer.parameters) and all(p.is_floating_point() for p in trained)
 
 
 def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:

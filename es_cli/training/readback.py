@@ -51,7 +51,7 @@ class Readback:
     """Steps in the order in which they were made, each with its loss once that is known on the host."""
 
     def __init__(self, device: torch.device) -> None:
-        self.at_once, self.pinned = STEPS_AT_ONCE[device.type], device.type == "cuda"
+        self.device, self.at_once = device, STEPS_AT_ONCE[device.type]
         self._made: list[_Made] = []
         self._sent: deque[_OnTheWay] = deque()
         self._last = 0.0
@@ -74,11 +74,11 @@ class Readback:
 
     def _send(self) -> None:
         values, event = torch.stack([one.values for one in self._made]), None
-        if self.pinned:
+        if self.device.type == "cuda":
             on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             values = on_host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
         self._sent.append(_OnTheWay(self._made, values, event))
         self._made = []
 
