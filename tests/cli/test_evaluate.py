@@ -76,8 +76,8 @@ def test_csv_has_a_row_for_each_image(es):
 
 
 def test_options_reach_the_core(es):
-    es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu")
-    expected = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu"}
+    es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu", "--precision", "bfloat16")
+    expected = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu", "precision": "bfloat16"}
     assert es.calls == [(Path("m.safetensors"), expected)]
 
 

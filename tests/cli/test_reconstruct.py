@@ -23,7 +23,7 @@ module = types.ModuleType("es_cli.reconstruct")
 class Reconstructor:
     per_sample = ()
     @classmethod
-    def load(cls, path, device="auto"):
+    def load(cls, path, device="auto", precision="float32"):
         print("chatter of a library")
         return cls()
     def reconstruct(self, y, where="input", params=None):
@@ -41,8 +41,8 @@ class Doubling:
     per_sample: tuple = ()
 
     @classmethod
-    def load(cls, path, device="auto"):
-        cls.loaded.append((path, device))
+    def load(cls, path, device="auto", precision="float32"):
+        cls.loaded.append((path, device, precision))
         return cls()
 
     def reconstruct(self, y, where="input", params=None):
@@ -135,8 +135,8 @@ def test_files_that_are_not_written(es, name, hint):
 
 
 def test_device_and_checkpoint_reach_the_core(es):
-    es("y.npy", "--device", "cuda:1")
-    assert Doubling.loaded == [(Path("m"), "cuda:1")]
+    es("y.npy", "--device", "cuda:1", "--precision", "float16")
+    assert Doubling.loaded == [(Path("m"), "cuda:1", "float16")]
 
 
 @pytest.mark.parametrize(
