@@ -71,18 +71,19 @@ def evaluate(
     params: Mapping[str, np.ndarray | str] | None = None,
     metrics: Sequence[str] = ("PSNR", "SSIM"),
     device: str = "auto",
+    precision: str = "float32",
     test: Test | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Reconstruct test measurements and compare with their images.
 
     `measurements` and `images` None are the test data of the checkpoint's run, looked for beside it, with the operator's parameters that each
-    sample has of its own; `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them, and
-    `test` is a rule in place of the checkpoint's, as `Reconstructor.load` takes it.
+    sample has of its own; `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them,
+    `precision` is that of the network, and `test` is a rule in place of the checkpoint's, as `Reconstructor.load` takes it.
     Raises DataError where there are none or they do not fit, SpecError for a metric that the catalogue does not hold, UsageError for a
     parameter that the operator does not take.
     """
-    model = Reconstructor.load(ckpt, device, test=test)
+    model = Reconstructor.load(ckpt, device, precision, test)
     y_source, x_source, own = _test_data(ckpt, measurements, images)
     y = _read(y_source, False, model.made.operator.measurement)
     x = _read(x_source, True, model.made.operator.image)

@@ -101,7 +101,10 @@ class Reconstruction:
     def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
         the scale (B,) that they were divided by, None where nothing is scaled."""
-        y, x, params = data.batch(positions, device)
+        return self.in_units(*data.batch(positions, device))
+
+    def in_units(self, y: Tensor, x: Tensor | None, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
+        """What `batch` gives, of samples that were read already."""
         physics = with_parameters(self.operator.physics, params)
         scale = self.scaling.of(y, physics)
         y, physics = self.scaling.apply(scale, y, physics)

@@ -16,11 +16,12 @@ from es_cli.building.parameters import fit_parameters
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import CheckpointError, DataError, Fault, SpecError
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, with_test_rule
+from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec, Test
 from es_cli.splitting.averaging import TestRule
 from es_cli.splitting.parameters import with_parameters
-from es_cli.training.runtime import resolve_device
+from es_cli.training.runtime import full_float32, resolve_device
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Reconstructor:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", test: Test | None = None) -> Reconstructor:
-        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N; `test` says how images are made in place of the checkpoint's rule, None: by that.
+    def load(cls, path: Path, device: str = "auto", precision: str = "float32", test: Test | None = None) -> Reconstructor:
+        """Load a checkpoint; `device` is auto, cpu, cuda or cuda:N, `precision` that of the network, as in a spec, whatever it was trained in.
 
-        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError, and SpecError for a rule that
-        these measurements cannot be averaged by.
+        `test` says how images are made in place of the checkpoint's rule, None: by that.
+        Raises CheckpointError where the file is broken or names what the catalogue does not hold, DeviceError, UsageError, and SpecError for a
+        rule that these measurements cannot be averaged by.
         """
         where = resolve_device(device)
+        running = Running(where, precision, where="--precision")
         checkpoint = load_checkpoint(path)
         try:
             spec, made = _rebuild(checkpoint, where)
@@ -50,6 +53,7 @@ class Reconstructor:
         if test is not None:
             spec = catalog.resolve(spec.model_copy(update={"test": test}))
             made = _with_rule(made, spec, where)
+        running.take(made.network, made.operator.physics, made.operator.image.shape)
         made.network.eval().requires_grad_(False)
         return cls(spec, checkpoint.metadata, made, where)
 
@@ -97,7 +101,7 @@ class Reconstructor:
 
     def _batched(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Any, batch: int) -> np.ndarray:
         made = []
-        with torch.no_grad():
+        with torch.no_grad(), full_float32(self.device):
             for start in range(0, len(samples), batch):
                 rows = slice(start, start + batch)
                 own = {name: value if len(value) == 1 else value[rows] for name, value in params.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from problems import es
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from es_cli.networks.running import Running
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.consistency import Measured, Recorrupted, Stein, Unsure
 from es_cli.splitting.group import named_group
 from es_cli.splitting.masks import LineSplittingMaskGenerator, draw_split, sampling_mask
 from es_cli.splitting.objective import EquivariantSplitting, Pass
 from es_cli.splitting.unrolled import DataConsistentMoDL
+from es_cli.splitting.virtual import split_operator
 
 SIZE = 16
 
@@ -94,6 +98,47 @@ def test_a_tensor_on_the_wrong_device_would_be_seen(monkeypatch):
     monkeypatch.setitem(globals(), "draw_split", lambda *args: kept(*args).new_zeros(3, 1, SIZE, SIZE, device="cpu"))
     with pytest.raises((RuntimeError, AssertionError)):
         test_a_step_and_an_average_stay_on_the_device("Inpainting", lambda: Measured(MCLoss()), monkeypatch)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["Inpainting", "MRI", "Denoising"])
+def test_a_step_in_low_precision_keeps_the_physics_in_float32_on_the_device(kind, precision, monkeypatch):
+    shape = (2 if kind == "MRI" else 1, SIZE, SIZE)
+    group = named_group("D4", shape)
+    elements = group.draw(3, 5)
+    seen = {"network": set(), "physics": set()}
+    monkeypatch.setattr(torch, "Generator", AnywhereGenerator)
+    monkeypatch.setattr(Network, "forward", lambda self, x, sigma=None: self.conv(x))  # x + would make float32 of it again
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        physics, splitter, made, term = problem(kind, lambda: Recorrupted(torch.nn.MSELoss()))
+        cls = type(split_operator(physics, torch.ones(1, *shape, device="cuda"), torch.zeros(1, *shape, device="cuda")))
+        for name in ("A", "A_adjoint"):
+            watched = getattr(cls, name)
+            monkeypatch.setattr(cls, name, lambda self, x, _f=watched, **kwargs: seen["physics"].add(x.dtype) or _f(self, x, **kwargs))
+        Running(torch.device("cuda"), precision).take(made, physics, shape)
+        for inner in made.modules():
+            if isinstance(inner, torch.nn.Conv2d):
+                inner.register_forward_hook(lambda module, args, image: seen["network"].add((image.dtype, image.device.type)))
+        y = torch.zeros(3, *shape, device="cuda")
+        mask = draw_split(splitter, y.shape, sampling_mask(physics), 7)
+        value = EquivariantSplitting(group, splitter, term, MCLoss()).value(Pass(made, physics, y, None, 1), mask, elements)
+        assert value.device.type == "cuda" and value.dtype == torch.float32 and value.requires_grad
+    assert seen == {"network": {(getattr(torch, precision), "cuda")}, "physics": {torch.float32}}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("problem_fixture", ["inpainting", "mri"])
+@pytest.mark.parametrize("changes", [["training.precision=float16"], ["training.precision=bfloat16", "training.compile=true"]], ids=["float16", "bfloat16, compiled"])
+def test_a_run_in_low_precision_on_cuda_is_close_to_float32(problem_fixture, changes, request, tmp_path):
+    spec = request.getfixturevalue(problem_fixture)
+    held_out = []
+    for name, given in (("full", ["training.precision=float32"]), ("low", changes)):
+        assert es(["train", str(spec), *given, "training.steps=40", "training.gradient_clip=1", "-o", str(tmp_path / name), "--device", "cuda"]) == 0
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        held_out.append(json.loads(rows[-1])["validation_loss"])
+    assert held_out[0] != held_out[1] and np.isclose(*held_out, rtol=0.2)
 
 
 @pytest.mark.cuda

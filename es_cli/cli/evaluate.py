@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from es_cli.cli.console import answer, answer_json, answer_table, answers_only, calls_in_words, counting, plain
-from es_cli.cli.options import AsJson, Checkpoint, Device, Param, Quiet, TestRule, Verbose, named_files, read_parameters, read_test_rule
+from es_cli.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Param,
+    Precision,
+    Quiet,
+    TestRule,
+    Verbose,
+    named_files,
+    read_parameters,
+    read_test_rule,
+)
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ def evaluate(
     as_json: AsJson = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table with one row for each image.")] = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -55,6 +68,7 @@ def evaluate(
             params=read_parameters(files),
             metrics=tuple(metric or ("PSNR", "SSIM")),
             device=device,
+            precision=precision,
             test=rule,
             on_progress=on_progress,
         )

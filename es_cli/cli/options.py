@@ -23,6 +23,9 @@ def _remember(ctx: typer.Context, verbose: bool) -> bool:
 
 Checkpoint = Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="NAME", help="What the network computes in: float32, tf32 (on a GPU), bfloat16 or float16 (on a GPU). The physics stays in float32.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on standard error but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_remember, help="Say more; show where an error happened.")]

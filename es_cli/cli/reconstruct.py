@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting
-from es_cli.cli.options import Checkpoint, Device, Overwrite, Param, Quiet, TestRule, Verbose, named_files, read_parameters, read_test_rule
+from es_cli.cli.options import (
+    Checkpoint,
+    Device,
+    Overwrite,
+    Param,
+    Precision,
+    Quiet,
+    TestRule,
+    Verbose,
+    named_files,
+    read_parameters,
+    read_test_rule,
+)
 from es_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +43,7 @@ def reconstruct(
     param: Param = None,
     test_rule: TestRule = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -52,7 +65,7 @@ def reconstruct(
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
-        model = Reconstructor.load(ckpt, device, test=rule)
+        model = Reconstructor.load(ckpt, device, precision, rule)
         params = read_parameters(files)
         if not quiet and (verbose or rule is not None or sys.stderr.isatty()):
             complain(f"{calls_in_words(model.network_calls)} for each image", "note: ")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from es_cli.spec.component import ArrayFile, Component, PartField, TensorRef, Value, absolute, as_component, folder_of, shown
 
-__all__ = ["FROM_DATA", "ArrayFile", "Component", "Data", "LossTerm", "Pair", "Source", "Spec", "TensorRef", "Test", "Training", "Transforms", "Value"]
+__all__ = ["FROM_DATA", "PRECISIONS", "ArrayFile", "Component", "Data", "LossTerm", "Pair", "Source", "Spec", "TensorRef", "Test", "Training", "Transforms", "Value"]
 
+Precision = Literal["tf32", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 FROM_DATA = "from-data"  # the mask is read off the zeros of the measurements
 
 
@@ -299,6 +301,11 @@ class Training(Section):
     )
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
     freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
+    precision: Precision = Field(
+        default="tf32",
+        description="of the network alone: tf32 (float32, its products in TF32 on a GPU), float32, bfloat16 (slow on most CPUs), float16 (on a GPU)",
+    )
+    compile: Flag = Field(default=False, description="whether the network is compiled; where that cannot be, it runs as it is")
     preview: Flag = Field(default=True, description="whether preview pictures are written")
 
     @model_validator(mode="before")

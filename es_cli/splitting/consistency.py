@@ -163,7 +163,7 @@ class Unsure(Consistency):
     @torch.no_grad()
     def _ascend(self, slopes: Tensor) -> None:
         # new tensors: the value that was just returned still needs the old levels for its gradient
-        kept = torch.as_tensor(self.momenta, device=slopes.device)
+        kept = torch.tensor(self.momenta).to(slopes.device, non_blocking=True)
         self.slopes = kept * self.slopes + (1 - kept) * slopes
         self.variance = self.variance + self.step_sizes[0] * self.slopes[0]
         self.gain = self.gain + self.step_sizes[1] * self.slopes[1]

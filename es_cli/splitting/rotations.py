@@ -74,7 +74,7 @@ def _phases(shears: Sequence[float], like: Tensor) -> Tensor:
     """exp(−2πi f s (r − c)) for the shear s of each sample, line r and frequency f: (B, N, K) complex, on images like `like`."""
     size = like.shape[-1]
     lines = torch.arange(size, device=like.device, dtype=like.dtype) - (size - 1) / 2
-    steps = torch.tensor(shears, dtype=like.dtype).to(like.device)[:, None, None] * lines[:, None]
+    steps = torch.tensor(shears, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None] * lines[:, None]
     frequencies = torch.fft.rfftfreq(size, device=like.device, dtype=like.dtype)
     if size % 2 == 0:
         frequencies[-1] = 0  # a real signal cannot hold its phase

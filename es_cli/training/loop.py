@@ -6,30 +6,32 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
 from es_cli.building.parts import Builder
-from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment, is_pair
 from es_cli.networks.freezing import freeze
-from es_cli.spec.schema import Spec
+from es_cli.networks.running import Running
+from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import generator, stream_seed
-from es_cli.training.events import Event, Step, Stopped, Validated
+from es_cli.training.events import Event, Stopped, Validated
+from es_cli.training.feeding import Batch, Batches, feeding
+from es_cli.training.readback import Readback
 from es_cli.training.state import Progress, TrainingState
 
-# a GPU is asked for its losses once in so many steps: asking waits until it has caught up
-STEPS_BETWEEN_LOOKS = 10
 # validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
 VALIDATION_SHARE = 0.06
 PASS_PER_STEP = 0.35
+FUSED = {"Adam", "AdamW", "SGD"}  # optimizers that torch has in one kernel for GPUs
 
 
 def total_steps(spec: Spec, samples: int) -> int:
@@ -50,11 +52,12 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
     return min(steps, max(cheap, math.ceil(len(experiment.train) / size)))
 
 
-def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> TrainingState:
+def new_state(experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None) -> TrainingState:
     """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average.
 
-    Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
+    `running` says how both are run, None: as they are. Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
     """
+    running = running or Running(torch.device("cpu"))
     training = experiment.spec.training
     network = experiment.network
     freeze(network, training.freeze)
@@ -62,12 +65,21 @@ def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> 
     if not trained:
         fault = Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")
         raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if training.freeze else fault])
-    optimizer, _ = Builder(context={"params": trained}).build(training.optimizer, "training.optimizer", "optimizer")
+    context: dict[str, Any] = {"params": trained}
+    if running.device.type == "cuda" and _fusible(training.optimizer, trained):
+        context["fused"] = True
+    optimizer, _ = Builder(context=context).build(training.optimizer, "training.optimizer", "optimizer")
     scheduler = None
     if training.scheduler is not None:
         context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
         scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
-    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress())
+    scaler = torch.amp.GradScaler(running.device.type) if running.scales_gradients else None
+    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress(), running, scaler)
+
+
+def _fusible(optimizer: Component, trained: list[nn.Parameter]) -> bool:
+    """Whether an optimizer can be one kernel, which looks for itself whether gradients of float16 overflowed: asking would make each step wait."""
+    return optimizer.name in FUSED and not {"foreach", "differentiable"} & set(optimizer.parameters) and all(p.is_floating_point() for p in trained)
 
 
 def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:
@@ -78,52 +90,70 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
     """
     spec, progress = experiment.spec, state.progress
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
-    pending: list[tuple[int, Tensor, dict[str, Tensor], float, float]] = []
-    looks = 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS
-    state.network.train()
-    while progress.step < steps and not progress.done:
-        started = time.perf_counter()
-        step = progress.step + 1
-        loss, terms = _step(experiment, state, step, device)
-        pending.append((step, loss, terms, state.optimizer.param_groups[0]["lr"], started))
-        if state.scheduler is not None:
-            state.scheduler.step()
-        progress.step = step
-        due = step % every == 0 or step == steps
-        if due or len(pending) >= looks:
-            yield from _look(pending)
-            pending.clear()
-        if due:
-            yield _validate(experiment, shadow, state, device)
-            state.network.train()
-            if spec.training.patience is not None and progress.validations_since_best >= spec.training.patience:
-                progress.done = "patience"
+    made = Readback(device)
+    with feeding(experiment.train, experiment.validation, partial(_positions, experiment), steps, device) as feed:
+        state.network.train()
+        while progress.step < steps and not progress.done:
+            started = time.perf_counter()
+            step = progress.step + 1
+            loss, terms = _step(experiment, state, step, feed.get(step))
+            made.add(step, loss, terms, state.optimizer.param_groups[0]["lr"], started)
+            if state.scheduler is not None:
+                state.scheduler.step()
+            progress.step = step
+            due = step % every == 0 or step == steps
+            yield from made.read(wait=due)
+            if due:
+                feed.settle()
+                yield _validate(experiment, shadow, state, feed.held_out, device)
+                state.network.train()
+                if spec.training.patience is not None and progress.validations_since_best >= spec.training.patience:
+                    progress.done = "patience"
     progress.done = progress.done or "finished"
     yield Stopped(progress.step, progress.done, progress.best_step, progress.best_loss)
 
 
-def _step(experiment: Experiment, state: TrainingState, step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+def _positions(experiment: Experiment, step: int) -> list[int]:
+    """Which samples a step sees."""
+    size, count = experiment.spec.training.batch_size, len(experiment.train)
+    epoch, position = divmod(step - 1, math.ceil(count / size))
+    order = _order(stream_seed(experiment.spec.seed, "order", epoch), count)
+    return order[position * size : (position + 1) * size].tolist()
+
+
+def _step(experiment: Experiment, state: TrainingState, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step of the optimizer; the loss before it and its terms stay on the device, since asking for them would wait until it has caught up."""
     spec, train = experiment.spec, experiment.train
-    size = spec.training.batch_size
-    per_epoch = math.ceil(len(train) / size)
-    epoch, position = divmod(step - 1, per_epoch)
-    order = _order(stream_seed(spec.seed, "order", epoch), len(train))
-    positions = order[position * size : (position + 1) * size].tolist()
-    y, x, physics, scale = experiment.reconstruction.batch(train, positions, device)
+    epoch = (step - 1) // math.ceil(len(train) / spec.training.batch_size)
+    visit = Visit(spec.seed, train.keys(_positions(experiment, step)), epoch)
+    y, x, physics, scale = experiment.reconstruction.in_units(*batch)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
-    loss, terms = experiment.objective(y, physics, seed, x, scale, Visit(spec.seed, train.keys(positions), epoch))
-    loss.backward()
-    if spec.training.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), spec.training.gradient_clip)
-    state.optimizer.step()
+    loss, terms = experiment.objective(y, physics, seed, x, scale, visit)
+    _descend(state, loss, spec.training.gradient_clip)
     if state.average is not None and spec.training.ema is not None:
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
     return loss.detach(), terms
 
 
-@lru_cache(maxsize=1)
+def _descend(state: TrainingState, loss: Tensor, clip: float | None) -> None:
+    """One step of the optimizer; left out where gradients of float16 overflowed, after which they are scaled less."""
+    optimizer, scaler = state.optimizer, state.scaler
+    with state.running.backwards():
+        (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), clip)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+
+
+@lru_cache(maxsize=2)
 def _order(seed: int, samples: int) -> Tensor:
     """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
     return torch.randperm(samples, generator=generator(seed))
@@ -138,18 +168,8 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         buffer.copy_(other)
 
 
-def _look(pending: list[tuple[int, Tensor, dict[str, Tensor], float, float]]) -> Iterator[Step]:
-    """Read the losses of the pending steps from the device, all at once."""
-    values = torch.stack([loss for _, loss, _, _, _ in pending]).tolist()
-    seconds = (time.perf_counter() - pending[0][4]) / len(pending)
-    for (step, _, terms, lr, _), value in zip(pending, values, strict=True):
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at step {step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
-        yield Step(step, value, lr, {name: float(term) for name, term in terms.items()}, seconds)
-
-
 @torch.no_grad()
-def _validate(experiment: Experiment, objective: Objective, state: TrainingState, device: torch.device) -> Validated:
+def _validate(experiment: Experiment, objective: Objective, state: TrainingState, batches: Batches, device: torch.device) -> Validated:
     """The held-out loss: one fixed split and g for each sample, keyed by the sample. Ground truth only gives a PSNR to look at."""
     started = time.perf_counter()
     spec, data, progress = experiment.spec, experiment.validation, state.progress
@@ -159,12 +179,13 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     size = spec.training.batch_size
     for start in range(0, len(data), size):
         positions = list(range(start, min(start + size, len(data))))
-        y, x, physics, scale = experiment.reconstruction.batch(data, positions, device)
+        raw = batches.batch(positions, device)
+        y, x, physics, scale = experiment.reconstruction.in_units(*raw)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
         losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale))
         if x is not None:
-            psnrs.append(_psnr(experiment, objective.network, data, positions, device))
+            psnrs.append(_psnr(experiment, objective.network, raw))
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):
         raise Diverged(f"the held-out loss is {loss} at step {progress.step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
@@ -175,8 +196,8 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     return Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
 
 
-def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
-    y, x, params = data.batch(positions, device)
+def _psnr(experiment: Experiment, network: nn.Module, batch: Batch) -> Tensor:
+    y, x, params = batch
     made = experiment.reconstruction
     return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL, params=params), x)
 

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, sav
 from es_cli.data.writers import write_array, write_bytes
 from es_cli.errors import CheckpointError, Diverged
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
+from es_cli.networks.running import Running
 from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
@@ -33,10 +34,11 @@ from es_cli.splitting.parameters import with_parameters
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
-from es_cli.training.runtime import resolve_device
+from es_cli.training.runtime import machine, peak_memory, resolve_device
 
 Listener = Callable[[Event], None]
-COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second")
+COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib")
+LATER = {"peak_memory_mib"}  # columns that runs of older versions lack
 PREVIEW_SAMPLES = 4
 PREVIEW_SHARE = 0.03  # of the time of training
 
@@ -62,18 +64,20 @@ def train(
     `init_from` is a checkpoint whose network is the start, None for fresh weights. Raises any EsError, the folder then being given up;
     Interrupted after a signal, with the state saved.
     """
-    try:
-        where = resolve_device(device)
-        experiment = build_experiment(spec, where)
-        if init_from is not None:
-            _start_from(experiment, init_from)
-        run = _Run(experiment, folder.path, where, on_event)
-    except BaseException:
-        folder.give_up()
-        raise
-    folder.start(spec)
-    write_bytes(folder.path / MARK, json.dumps(_environment(where), indent=1).encode())
-    return run.go(resumed=False)
+    with ExitStack() as stack:
+        try:
+            where = resolve_device(device)
+            stack.enter_context(machine(where))
+            experiment = build_experiment(spec, where)
+            if init_from is not None:
+                _start_from(experiment, init_from)
+            run = _Run(experiment, folder.path, where, on_event)
+        except BaseException:
+            folder.give_up()
+            raise
+        folder.start(spec)
+        write_bytes(folder.path / MARK, json.dumps(_environment(where), indent=1).encode())
+        return run.go(resumed=False)
 
 
 def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
@@ -85,8 +89,9 @@ def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda e
     if not spec_file.is_file():
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
     where = resolve_device(device)
-    experiment = build_experiment(catalog.load_spec(spec_file), where)
-    return _Run(experiment, run_dir, where, on_event).go(resumed=True)
+    with machine(where):
+        experiment = build_experiment(catalog.load_spec(spec_file), where)
+        return _Run(experiment, run_dir, where, on_event).go(resumed=True)
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -112,7 +117,10 @@ class _Run:
         self.state_file = folder / "state" / "state.safetensors"
         self.steps = total_steps(experiment.spec, len(experiment.train))
         self.every = validation_interval(experiment.spec, experiment, self.steps)
-        self.state = new_state(experiment, self._average(), self.steps)
+        self.running, average = self._running(), self._average()
+        for network in [experiment.network] if average is None else [experiment.network, average]:
+            self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
+        self.state = new_state(experiment, average, self.steps, self.running)
         self.rows: list[dict[str, Any]] = []
         self.since: list[Step] = []
         self.preview_seconds, self.started = 0.0, time.monotonic()
@@ -141,6 +149,7 @@ class _Run:
             )
         )
         with _signals() as caught:
+            self._warm_up()
             try:
                 for event in fit(self.experiment, self.state, self.steps, self.every, self.device):
                     self._consume(event)
@@ -154,9 +163,19 @@ class _Run:
                 raise Diverged(error.fault.what, where=spec.name, hint=hint) from error
         return self.model
 
+    def _warm_up(self) -> None:
+        data, made = self.experiment.train, self.experiment.reconstruction
+        if self.running.compiled:
+            y, _, physics, _ = made.batch(data, list(range(min(len(data), self.experiment.spec.training.batch_size))), self.device)
+            self.running.warm_up(self.experiment.network, y, physics)
+
     def _validation_follows(self, event: Event) -> bool:
-        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step."""
-        return isinstance(event, Step) and (event.step % self.every == 0 or event.step == self.steps)
+        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step.
+
+        The last step that was made counts, which on a GPU may be a later one than that of the event.
+        """
+        step = self.state.progress.step
+        return isinstance(event, Step) and (step % self.every == 0 or step == self.steps)
 
     def _consume(self, event: Event) -> None:
         if isinstance(event, Step):
@@ -205,6 +224,7 @@ class _Run:
                 "validation_psnr": event.psnr,
                 "best": event.best,
                 "samples_per_second": count * size / seconds if seconds else None,
+                "peak_memory_mib": peak_memory(self.device),
             }
         )
         self.since = []
@@ -253,6 +273,10 @@ class _Run:
         made.network.load_state_dict(experiment.network.state_dict())
         return made.network.requires_grad_(False)
 
+    def _running(self) -> Running:
+        training = self.experiment.spec.training
+        return Running(self.device, training.precision, training.compile, lambda text: self.tell(Note(text)))
+
     def _continue(self) -> None:
         self.state.load(self.state_file)
         metrics = self.folder / "metrics.jsonl"
@@ -281,7 +305,9 @@ def _row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and set(COLUMNS) <= set(row) else None
+    if not isinstance(row, dict) or not set(COLUMNS) - LATER <= set(row):
+        return None
+    return {column: row.get(column) for column in COLUMNS}
 
 
 @contextmanager

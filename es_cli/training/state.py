@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from es_cli.data.writers import write_bytes
 from es_cli.errors import CheckpointError
+from es_cli.networks.running import Running
 from es_cli.splitting.objective import Objective
 
 
@@ -31,13 +32,18 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress."""
+    """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
+
+    `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run.
+    """
 
     objective: Objective
     average: nn.Module | None
     optimizer: torch.optim.Optimizer
     scheduler: Any
     progress: Progress
+    running: Running
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -60,6 +66,7 @@ class TrainingState:
             "progress": asdict(self.progress),
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
         write_bytes(path, save(tensors, {"es-state": json.dumps(described)}))
 
@@ -78,6 +85,8 @@ class TrainingState:
             self.optimizer.load_state_dict(_unpack(described["optimizer"], tensors))
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(_unpack(described["scheduler"], tensors))
+            if self.scaler is not None and described.get("scaler"):
+                self.scaler.load_state_dict(described["scaler"])
             self.progress = Progress(**described["progress"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"the saved state cannot be read: {error!r:.160}", where=str(path), hint="the file is damaged, or of another spec") from error

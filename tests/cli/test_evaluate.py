@@ -76,8 +76,9 @@ def test_csv_has_a_row_for_each_image(es):
 
 
 def test_options_reach_the_core(es):
-    es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu")
-    expected = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu", "test": None}
+    es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu", "--precision", "bfloat16")
+    given = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu"}
+    expected = {**given, "precision": "bfloat16", "test": None}
     assert es.calls == [(Path("m.safetensors"), expected)]
 
 

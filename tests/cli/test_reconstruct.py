@@ -23,7 +23,7 @@ module = types.ModuleType("es_cli.reconstruct")
 class Reconstructor:
     per_sample, network_calls = (), 8
     @classmethod
-    def load(cls, path, device="auto", test=None):
+    def load(cls, path, device="auto", precision="float32", test=None):
         print("chatter of a library")
         return cls()
     def reconstruct(self, y, where="input", params=None):
@@ -42,8 +42,8 @@ class Doubling:
     network_calls = 8
 
     @classmethod
-    def load(cls, path, device="auto", test=None):
-        cls.loaded.append((path, device))
+    def load(cls, path, device="auto", precision="float32", test=None):
+        cls.loaded.append((path, device, precision))
         return cls()
 
     def reconstruct(self, y, where="input", params=None):
@@ -136,8 +136,8 @@ def test_files_that_are_not_written(es, name, hint):
 
 
 def test_device_and_checkpoint_reach_the_core(es):
-    es("y.npy", "--device", "cuda:1")
-    assert Doubling.loaded == [(Path("m"), "cuda:1")]
+    es("y.npy", "--device", "cuda:1", "--precision", "float16")
+    assert Doubling.loaded == [(Path("m"), "cuda:1", "float16")]
 
 
 @pytest.mark.parametrize(
