@@ -17,11 +17,9 @@ from es_cli.building.parts import Builder
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import not_finite
 from es_cli.data.stacks import open_stack
-from es_cli.errors import DataError, Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.schema import ArrayFile, Component, Source
-from es_cli.splitting.noise import LEVELS
-from es_cli.splitting.parameters import OF_PHYSICS
 
 BASELINES = ("adjoint", "pseudoinverse")
 
@@ -111,7 +109,7 @@ def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tu
         return Source(file=str(measurements)), Source(file=str(images)), {}
     kept = ckpt.parent / "data"
     if (kept / "test_y.npy").is_file() and (kept / "test_x.npy").is_file():
-        files = {name: kept / f"test_{name}.npy" for name in (*OF_PHYSICS, *LEVELS)}
+        files = {name: kept / f"test_{name}.npy" for name in (*catalog.OF_PHYSICS, *catalog.LEVELS)}
         own: dict[str, ArrayFile | str] = {name: ArrayFile(file=str(file)) for name, file in files.items() if file.is_file()}
         return Source(file=str(kept / "test_y.npy")), Source(file=str(kept / "test_x.npy")), own
     spec_file = ckpt.parent / "spec.yaml"
@@ -153,9 +151,10 @@ def _apply(metric: Any, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     try:
         with torch.no_grad():
             parts = [metric(torch.from_numpy(a[None]), torch.from_numpy(b[None])) for a, b in zip(made, truth, strict=True)]
-    except (ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise DataError(f"{type(metric).__name__} cannot compare these images: {text}", hint="use another --metric") from error
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        raise DataError(f"{type(metric).__name__} cannot compare these images: {said(error, 160)}", hint="use another --metric") from error
     return torch.stack([part.reshape(-1).mean() for part in parts]).numpy()
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
+from deepinv.physics import GammaNoise, GaussianNoise, LinearPhysics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from torch import Tensor, nn
 
 from es_cli.building.forward_operator import Operator, as_samples
+from es_cli.building.image_shape import is_pair
 from es_cli.building.mask_generator import build_splitter
 from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
 from es_cli.building.parts import Builder
@@ -58,7 +59,7 @@ class Scaling:
         if not isinstance(self.mode, str):
             return torch.full((len(y),), float(self.mode), device=y.device)
         x = physics.A_adjoint(y)
-        size = (torch.linalg.vector_norm(x, dim=1) if is_pair(physics) else x.abs()).flatten(1)
+        size = (torch.linalg.vector_norm(x, dim=1) if is_pair(type(physics)) else x.abs()).flatten(1)
         scale = torch.quantile(size, 0.99, dim=1)
         scale = torch.where(scale > 0, scale, size.amax(1))
         return torch.where(scale > 0, scale, 1.0)
@@ -124,11 +125,6 @@ class Experiment:
     @property
     def network(self) -> nn.Module:
         return self.objective.network
-
-
-def is_pair(physics: Any) -> bool:
-    """Whether images are complex, as two channels."""
-    return isinstance(physics, (MRI, MultiCoilMRI))
 
 
 def build_experiment(spec: Spec, device: torch.device) -> Experiment:

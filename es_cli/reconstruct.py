@@ -14,7 +14,7 @@ from es_cli import catalog
 from es_cli.building.forward_operator import rebuild_operator
 from es_cli.building.parameters import fit_parameters
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
-from es_cli.errors import CheckpointError, DataError, SpecError
+from es_cli.errors import CheckpointError, DataError, SpecError, said
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec
@@ -127,7 +127,7 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
     try:
         made.network.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
-        raise CheckpointError(f"its tensors do not fit its network: {' '.join(str(error).split())[:160]}", hint="the file is damaged") from error
+        raise CheckpointError(f"its tensors do not fit its network: {said(error, 160)}", hint="the file is damaged") from error
     return spec, made
 
 

@@ -19,7 +19,7 @@ from es_cli.catalog import find, load_class
 from es_cli.data import readers
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Samples, WholeArray
-from es_cli.errors import CheckpointError, DataError, Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.spec.schema import ArrayFile, Component, TensorRef
 from es_cli.splitting.sensing import SensingMatrix
 from es_cli.splitting.tomography import Tomography
@@ -80,7 +80,7 @@ def rebuild_operator(part: Component, size: tuple[int, ...], arrays: Mapping[str
     try:
         physics.load_state_dict({key: stored[key] for key in state}, strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f"the operator's tensors do not fit it: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(f"the operator's tensors do not fit it: {said(error)}") from error
     return _operator(physics, resolved, builder.resolved, size, pair)
 
 
@@ -91,9 +91,10 @@ def _operator(physics: Any, part: Component, arrays: dict[str, Tensor], size: tu
     try:
         with torch.no_grad():
             y = physics.A(torch.zeros(1, *size))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SpecError([Fault(f"{part.name} does not measure images of shape {size}: {text}", "physics", "check img_size and the arrays")]) from error
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        raise SpecError([Fault(f"{part.name} does not measure images of shape {size}: {said(error)}", "physics", "check img_size and the arrays")]) from error
     if not isinstance(y, Tensor):
         raise SpecError([Fault(f"{part.name} measures several arrays at once, which es cannot split yet", "physics")])
     arrays = {**arrays, **{f"physics.{key}": value for key, value in _state(physics).items()}}

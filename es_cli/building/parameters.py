@@ -19,7 +19,7 @@ from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_pa
 from es_cli.data.stacks import open_stack
 from es_cli.errors import Fault, SpecError, UsageError
 from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, TensorRef
-from es_cli.splitting.parameters import OF_PHYSICS, with_parameters
+from es_cli.splitting.parameters import with_parameters
 
 
 def build_sampled_operator(part: Component, pair: Pair, sample: Samples, pictures: bool, seed: int) -> Operator:
@@ -53,7 +53,7 @@ def check_stored(pair: Pair, part: Component, purpose: str) -> None:
 def parameters_of(operator: Operator) -> dict[str, Parameter]:
     """The parameters of an operator that may differ from sample to sample, with the shape that each has."""
     physics, pair = operator.physics, operator.measurement.pair
-    shapes = {name: tuple(getattr(physics, name).shape[1:]) for name in catalog.operator_parameters(operator.part) if name in OF_PHYSICS}
+    shapes = {name: tuple(getattr(physics, name).shape[1:]) for name in catalog.operator_parameters(operator.part) if name in catalog.OF_PHYSICS}
     return {name: Parameter(name, shapes.get(name, ()), pair) for name in catalog.operator_parameters(operator.part)}
 
 

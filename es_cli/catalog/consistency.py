@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from es_cli.catalog.entries import find
+from es_cli.catalog.entries import Found, find
 from es_cli.spec.component import Component, TensorRef
 from es_cli.spec.schema import FROM_DATA, Pair, Spec
 
-Found = list[tuple[str, str, str]]
-
+LEVELS = ("sigma", "gain")  # of noise, in the units of the measurements
 HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI")
 # operators that deepinv draws at random when they are built, and the parameters that fix them; () where nothing does
 DRAWN: dict[str, tuple[str, ...]] = {
@@ -124,7 +123,7 @@ def known_of_operator(physics: Component) -> set[str]:
     noise, mask = physics.parameters.get("noise_model"), physics.parameters.get("mask")
     entry = find(noise.name, ("noise",)) if isinstance(noise, Component) else None
     if entry is not None:
-        known |= {parameter.name for parameter in entry.parameters if parameter.name in {"sigma", "gain"}}
+        known |= {parameter.name for parameter in entry.parameters if parameter.name in LEVELS}
     if isinstance(mask, Component) and find(mask.name, ("generator",)) is not None:
         known.add("physics_generator")
     return known
@@ -133,7 +132,7 @@ def known_of_operator(physics: Component) -> set[str]:
 def _noise_levels(spec: Spec) -> Found:
     """σ and gain of a noise model are finite; σ may be 0, where there is none."""
     noise = spec.physics.parameters.get("noise_model")
-    given = {} if not isinstance(noise, Component) else {name: noise.parameters.get(name) for name in ("sigma", "gain")}
+    given = {} if not isinstance(noise, Component) else {name: noise.parameters.get(name) for name in LEVELS}
     found = []
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from es_cli.catalog.consistency import Found, pairs
+from es_cli.catalog.consistency import LEVELS, pairs
+from es_cli.catalog.entries import Found
 from es_cli.spec.component import Component
 from es_cli.spec.schema import FROM_DATA, Pair, Spec
 from es_cli.spec.wording import did_you_mean
 
-OF_PHYSICS = {
+BY_PHYSICS = {
     "Inpainting": ("mask",),
     "MRI": ("mask",),
     "DynamicMRI": ("mask",),
     "MultiCoilMRI": ("mask", "coil_maps"),
 }
-OF_NOISE = {"GaussianNoise": ("sigma",), "PoissonNoise": ("gain",), "PoissonGaussianNoise": ("sigma", "gain")}
+OF_PHYSICS = tuple(dict.fromkeys(name for names in BY_PHYSICS.values() for name in names))
+BY_NOISE = {"GaussianNoise": ("sigma",), "PoissonNoise": ("gain",), "PoissonGaussianNoise": ("sigma", "gain")}
 
 
 def operator_parameters(physics: Component) -> tuple[str, ...]:
     """The parameters of an operator that may differ from sample to sample: its own, and those of its noise model."""
-    return (*OF_PHYSICS.get(physics.name, ()), *OF_NOISE.get(_noise(physics).name, ()))
+    return (*BY_PHYSICS.get(physics.name, ()), *BY_NOISE.get(_noise(physics).name, ()))
 
 
 def fixed_parameters(physics: Component) -> set[str]:
     """Those of them that the spec gives the operator itself."""
-    given = {**physics.parameters, **{name: value for name, value in _noise(physics).parameters.items() if name in ("sigma", "gain")}}
+    given = {**physics.parameters, **{name: value for name, value in _noise(physics).parameters.items() if name in LEVELS}}
     return {name for name in operator_parameters(physics) if given.get(name) is not None}
 
 

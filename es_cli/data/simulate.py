@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from es_cli.errors import DataError
+from es_cli.errors import DataError, said
 from es_cli.streams import reseed, stream_seed
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _measured(physics: Any, x: torch.Tensor) -> Any:
     except ValueError as error:  # noise models refuse values that their noise cannot have
         noise = type(physics.noise_model).__name__
         hint = "choose another noise model, or images and an operator that fit it"
-        raise DataError(f"{type(physics).__name__} with {noise} cannot measure these images: {' '.join(str(error).split())[:160]}", hint=hint) from error
+        raise DataError(f"{type(physics).__name__} with {noise} cannot measure these images: {said(error, 160)}", hint=hint) from error
 
 
 def _each(images: np.ndarray | Samples, batch_size: int) -> Iterator[np.ndarray]:

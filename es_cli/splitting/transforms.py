@@ -13,7 +13,7 @@ import torch
 from deepinv.transform import Rotate, RotateViaShear, Transform
 from torch import Tensor
 
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, Fault, SpecError, said
 from es_cli.splitting.actions import IDENTITY, Batch, Element
 from es_cli.splitting.group import Group
 from es_cli.streams import generator, reseed, stream_seed
@@ -22,8 +22,6 @@ from es_cli.streams import generator, reseed, stream_seed
 TOLERANCE = 1e-3
 # how many random elements are tried
 TRIED = 6
-# what deepinv and torch raise about images of another shape
-COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, NotImplementedError, ArithmeticError, ImportError)
 
 
 class TransformGroup(Group):
@@ -121,10 +119,9 @@ def transform_group(transforms: Sequence[Any], image_shape: Sequence[int], paths
     for one, path in zip(transforms, paths, strict=True):
         try:
             measured = _measured(one, image_shape)
-        except COMPLAINTS as error:
-            text = " ".join(str(error).split())[:200] or type(error).__name__
+        except LIBRARY_ERRORS as error:
             why = "needs a package that is not installed" if isinstance(error, ImportError) else "cannot act on these images"
-            faults.append(Fault(f"{type(one).__name__} {why}: {text}", path, _what_would_work(one, image_shape)))
+            faults.append(Fault(f"{type(one).__name__} {why}: {said(error)}", path, _what_would_work(one, image_shape)))
             continue
         orthogonal = orthogonal and measured.adjoint <= TOLERANCE
         if measured.round_trip > TOLERANCE:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from es_cli.building.parts import Builder
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
-from es_cli.experiment import Experiment, is_pair
+from es_cli.experiment import Experiment
 from es_cli.networks.freezing import freeze
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
@@ -177,5 +177,5 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
 def _psnr(experiment: Experiment, network: nn.Module, data: Measurements, positions: list[int], device: torch.device) -> Tensor:
     y, x, params = data.batch(positions, device)
     made = experiment.reconstruction
-    return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL, params=params), x)
+    return PSNR(complex_abs=made.operator.image.pair)(replace(made, network=network)(y, ONE_CALL, params=params), x)
 

@@ -24,7 +24,7 @@ import torch
 from es_cli import catalog, figures
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged
+from es_cli.errors import CheckpointError, Diverged, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
@@ -94,8 +94,7 @@ def _start_from(experiment: Experiment, path: Path) -> None:
     try:
         experiment.network.load_state_dict(weights)
     except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"its network is not the one of this spec: {text}", where=str(path), hint="name the same model") from error
+        raise CheckpointError(f"its network is not the one of this spec: {said(error)}", where=str(path), hint="name the same model") from error
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
