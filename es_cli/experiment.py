@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from deepinv.physics import GammaNoise, GaussianNoise, LinearPhysics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from torch import Tensor, nn
 
+from es_cli.building.data_sets import open_measurements, open_samples
 from es_cli.building.forward_operator import Operator, as_samples
 from es_cli.building.image_shape import is_pair
 from es_cli.building.mask_generator import build_splitter
-from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
+from es_cli.building.parameters import build_sampled_operator
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.building.sides import build_consistency
+from es_cli.building.sizes import sized, with_sizes
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
-from es_cli.data.layout import Layout
-from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite
-from es_cli.data.parameters import look_through
-from es_cli.data.simulate import simulate
-from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
-from es_cli.errors import DataError, Fault, SpecError
+from es_cli.data.batches import ends_of_each
+from es_cli.data.measurements import Measurements, hold_out
+from es_cli.errors import Fault, SpecError
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
-from es_cli.spec.schema import Component, Pair, Source, Spec
+from es_cli.spec.schema import Component, Pair, Spec
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
@@ -88,7 +85,7 @@ class Reconstruction:
         self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own."""
-        physics = with_parameters(self.operator.physics, params or {})
+        physics = self.physics_of(y, params or {})
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
         noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
@@ -99,11 +96,15 @@ class Reconstruction:
             )  # fmt: skip
         return x if scale is None else x * _per_sample(scale, x)
 
+    def physics_of(self, y: Tensor, params: Mapping[str, Tensor]) -> Any:
+        """The operator of measurements y (B, …): of their size, with the parameters that they have of their own."""
+        return with_parameters(sized(self.operator, tuple(y.shape[1:])).physics, params)
+
     def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
         the scale (B,) that they were divided by, None where nothing is scaled."""
         y, x, params = data.batch(positions, device)
-        physics = with_parameters(self.operator.physics, params)
+        physics = self.physics_of(y, params)
         scale = self.scaling.of(y, physics)
         y, physics = self.scaling.apply(scale, y, physics)
         return y, x if x is None or scale is None else x / _per_sample(scale, x), physics, scale
@@ -136,16 +137,16 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train
     pictures = source.measurements is None
-    stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
+    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
-    train = _measurements(source, operator, spec.seed, "train", stack)
+    train = open_measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
-        validation = _measurements(spec.data.validation, operator, spec.seed, "validation")
+        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation")
     else:
         train, validation = hold_out(train, spec.data.validation, stream_seed(spec.seed, "validation"))
-    test = None if spec.data.test is None else _measurements(spec.data.test, operator, spec.seed, "test")
-    operator = operator.to(device)
+    test = None if spec.data.test is None else open_measurements(spec.data.test, operator, spec.seed, "test")
+    operator = with_sizes(operator, _image_sizes(operator, train, validation, test)).to(device)
     reconstruction, parts = build_reconstruction(spec, operator, scaling, device)
     objective, losses = _objective(spec, reconstruction, device)
     resolved = spec.model_copy(update={**parts, "physics": operator.part, "losses": losses})
@@ -153,89 +154,54 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         train = train.without_ground_truth()
     elif train.x is None:
         raise SpecError([Fault("a loss of this spec compares with ground truth, and data.train has no images", "losses", "add data.train.images, or use a loss of measurements alone")])
-    _check_network(reconstruction, train, device)
-    _check_losses(objective, reconstruction, train, spec, device)
+    _check_parts(spec, objective, reconstruction, train, validation, test, device)
     return Experiment(spec, resolved, operator, objective.to(device), reconstruction, train, validation, test)
 
 
-def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
-    """SpecError where the network cannot be trained on batches of the operator's shape: found now, not at the first step."""
-    y, _, physics, _ = made.batch(data, [0, len(data) - 1], device)
+def _image_sizes(operator: Operator, *parts: Measurements | None) -> list[tuple[int, ...]]:
+    """The shapes of images in all parts of the data."""
+    return [operator.image.fitted(part.shape_at(ends[0])).shape for part in parts if part is not None for ends in ends_of_each(part)]
+
+
+def _check_parts(
+    spec: Spec, objective: Objective, made: Reconstruction, train: Measurements, validation: Measurements, test: Measurements | None, device: torch.device
+) -> None:
+    """SpecError where the network or a loss fails on one of the shapes of the data."""
+    seen = set()
+    for data in [part for part in (train, validation, test) if part is not None]:
+        for ends in ends_of_each(data):
+            if data.shape_at(ends[0]) not in seen:
+                _check_network(made, data, ends, device)
+                if data is not test:
+                    _check_losses(objective, made, data, ends, spec, device)
+            seen.add(data.shape_at(ends[0]))
+
+
+def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:
+    """SpecError where the network cannot be trained on batches of the shape that these samples have: found now, not at the first step."""
+    y, _, physics, _ = made.batch(data, positions, device)
     g = Batch(made.group.draw(1, made.seed))
-    check_network(made.network, y, virtual_operator(physics, g, made.group.orthogonal), made.operator.image.shape)
+    check_network(made.network, y, virtual_operator(physics, g, made.group.orthogonal), sized(made.operator, tuple(y.shape[1:])).image.shape)
 
 
-def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, spec: Spec, device: torch.device) -> None:
+def _check_losses(
+    objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], spec: Spec, device: torch.device
+) -> None:
     """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
-    y, x, physics, scale = made.batch(data, list(range(min(2, len(data), spec.training.batch_size))), device)
-    try_losses(objective, y, physics, x, spec.seed, scale)
+    y, x, physics, scale = made.batch(data, positions[: spec.training.batch_size], device)
+    try_losses(objective, y, physics, x if objective.needs_ground_truth else None, spec.seed, scale)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:
     """The bare network, with fresh weights, and how it is averaged at evaluation; and the parts of the resolved spec."""
     torch.manual_seed(stream_seed(spec.seed, "weights"))
     network, model = Builder(seed=spec.seed, context={"img_size": operator.image.shape}).build(spec.model, "model", "model")
-    group = _group(spec, operator)
+    group, rule = build_group(spec, operator.sizes or (operator.image.shape,))
     splitter, generator_part = _splitter(spec, operator, device)
     consistency, repeats = build_consistency(spec, operator.physics, device)
-    rule = replace(_test_rule(spec, operator, group), repeats=repeats)
+    rule = replace(rule, repeats=repeats)
     made = Reconstruction(channels_last(network.to(device)), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
     return made, {"model": model, "mask_generator": generator_part}
-
-
-def _open(source: Source | None, pictures: bool, seed: int, part: str = "train") -> Samples:
-    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read."""
-    assert source is not None  # a Pair has measurements or images
-    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part)
-    bad = find_nonfinite(stack)
-    if bad is not None:
-        raise not_finite(bad, stack.names[bad])
-    return stack
-
-
-def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opened: Samples | None = None) -> Measurements:
-    """The samples of one part of the data; measured once from images, with one operator and one noise draw each, where only images are given."""
-    part = operator.part
-    if pair.measurements is None:
-        images = opened or as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
-        x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
-        params = open_parameters(pair.params, operator, x.names)
-        y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
-        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
-    check_stored(pair, part, purpose)
-    y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
-    operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
-    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
-    if x_stack is not None and len(x_stack) != len(y_stack):
-        raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
-    if x_stack is not None:
-        operator.image.arrange(x_stack.read([0]), x_stack.names[0])
-    params = open_parameters(pair.params, operator, y_stack.names)
-    data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
-    look_through(data)
-    return data
-
-
-def _simulated(images: np.ndarray, operator: Operator, params: Mapping[str, SampleParameter], seed: int) -> np.ndarray:
-    """Images measured once, each with the parameters that it has of its own."""
-
-    def of_sample(number: int) -> Any:
-        at = np.array([number])
-        return with_parameters(operator.physics, {name: torch.from_numpy(one.read(at, np.empty(0))) for name, one in params.items()})
-
-    return simulate(images, operator.physics, seed, of_sample=of_sample if params else None)
-
-
-def _as_images(stack: Samples, layout: Layout) -> np.ndarray:
-    """All images of a stack, float32 (n, *layout.shape); real pictures get a zero imaginary part where the operator measures complex ones."""
-    raw = stack.read(range(len(stack)))
-    if layout.pair and not np.iscomplexobj(raw) and raw.shape[1:] != layout.shape:
-        grey = raw.reshape(len(raw), *layout.shape[1:]) if raw.size == len(raw) * math.prod(layout.shape[1:]) else None
-        if grey is None:
-            raise DataError(f"pictures of shape {raw.shape[1:]} for complex images", where=stack.names[0], hint="add grey: true to data.train.images")
-        raw = grey.astype(np.complex64)
-    array, _ = layout.arrange(raw, stack.names[0])
-    return array
 
 
 def _scaling(spec: Spec, operator: Operator) -> Scaling:
@@ -254,20 +220,21 @@ def check_scalable(mode: str | float, operator: Operator) -> None:
         raise SpecError([Fault(f"{name} does not scale with the image", "data.scale", "use scale: none")])
 
 
-def _group(spec: Spec, operator: Operator) -> Group:
+def build_group(spec: Spec, sizes: Sequence[Sequence[int]]) -> tuple[Group, TestRule]:
+    """The group of a spec for images of all these shapes, and how images are made at test. Raises SpecError where it maps one of them to another."""
     chosen = spec.transforms
     if chosen.train is None:
-        group = named_group(chosen.group or "trivial", operator.image.shape)
+        group = [named_group(chosen.group or "trivial", size) for size in sizes][0]
     else:
-        group = _transform_group(chosen.train, "transforms.train", operator, spec.seed)
+        group = _transform_group(chosen.train, "transforms.train", sizes, spec.seed)
     group.per_batch = chosen.per == "batch"
-    return group
+    return group, _test_rule(spec, sizes, group)
 
 
-def _transform_group(parts: Sequence[Component], path: str, operator: Operator, seed: int) -> TransformGroup:
+def _transform_group(parts: Sequence[Component], path: str, sizes: Sequence[Sequence[int]], seed: int) -> TransformGroup:
     paths = [f"{path}.{i}" for i in range(len(parts))]
     built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
-    return transform_group(built, operator.image.shape, paths)
+    return transform_group(built, sizes[0], paths, sizes[1:])
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Splitter | None, Component | None]:
@@ -278,10 +245,10 @@ def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Spl
     return build_splitter(spec.mask_generator or own, operator, spec.seed, device)
 
 
-def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
+def _test_rule(spec: Spec, sizes: Sequence[Sequence[int]], group: Group) -> TestRule:
     test = spec.test
     if isinstance(test.group, tuple):
-        eval_group = _transform_group(test.group, "test.group", operator, spec.seed)
+        eval_group = _transform_group(test.group, "test.group", sizes, spec.seed)
         return TestRule(test.splits, tuple(eval_group.elements()))
     if test.group in {None, "trivial"}:  # load_spec leaves no None
         return TestRule(test.splits)

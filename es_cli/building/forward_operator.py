@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,23 @@ REMADE = {Inpainting, Demosaicing, Denoising, MRI, MultiCoilMRI, DynamicMRI, Sen
 
 @dataclass(frozen=True)
 class Operator:
-    """A forward operator with the layouts of what it measures and of its images; `part` and `arrays` build it again."""
+    """A forward operator with the layouts of what it measures and of its images; `part` and `arrays` build it again.
+
+    `sizes` are the shapes of images where the data have several, that of `image` first; (): all have this one. `others` are the operators of
+    the others, as far as they were asked for.
+    """
 
     physics: Any
     measurement: Layout
     image: Layout
     part: Component
     arrays: dict[str, Tensor]
+    sizes: tuple[tuple[int, ...], ...] = ()
+    device: torch.device | str = "cpu"
+    others: dict[tuple[int, ...], Operator] = field(default_factory=dict, compare=False, repr=False)
 
     def to(self, device: torch.device | str) -> Operator:
-        return Operator(self.physics.to(device), self.measurement, self.image, self.part, self.arrays)
+        return replace(self, physics=self.physics.to(device), device=device, others={})
 
 
 def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) -> Operator:
@@ -62,6 +69,14 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
     operator = _operator(physics, resolved, builder.resolved, size, is_pair(cls))
     _check_remade(operator)
     return operator
+
+
+def operator_of_size(part: Component, size: tuple[int, ...], arrays: Mapping[str, Tensor]) -> Operator:
+    """The operator for images of `size` (C, …) whose `part` says nothing of it and refers to `arrays` for all that is drawn or read."""
+    cls = _physics_class(part)
+    builder = Builder(context=_context(cls, part, size), arrays=dict(arrays))
+    physics, resolved = builder.build(part, "physics", "physics")
+    return _operator(physics, resolved, builder.resolved, size, is_pair(cls))
 
 
 def rebuild_operator(part: Component, size: tuple[int, ...], arrays: Mapping[str, Tensor]) -> Operator:
@@ -136,6 +151,8 @@ def as_samples(stack: Samples, part: Component, pictures: bool = False) -> Sampl
     """`stack`, or the one sample that its array is where the rank says that there is no sample axis; it holds images if `pictures`."""
     size = part.parameters.get("img_size")
     wanted = tuple(size) if isinstance(size, (list, tuple)) else None
+    if stack.shapes is not None:
+        return stack
     whole = (len(stack), *stack.sample_shape)
     rank = sample_rank(_physics_class(part), part, np.issubdtype(stack.dtype, np.complexfloating), pictures)
     return WholeArray(stack) if len(stack.sample_shape) < rank or whole == wanted else stack

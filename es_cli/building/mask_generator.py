@@ -44,6 +44,9 @@ def build_splitter(part: Component | None, operator: Operator, seed: int, device
         what = "real and imaginary part of a point of k-space are measured together and cannot be split"
         raise SpecError([Fault(what, f"{PATH}.pixelwise", "leave pixelwise out")])
     _check_axis(built, physics, shape)
+    if operator.measurement.free and not (type(built) is BernoulliSplittingMaskGenerator or isinstance(built, LineSplittingMaskGenerator)):
+        what = f"{type(built).__name__} draws masks of one size, and the samples have several"
+        raise SpecError([Fault(what, PATH, "use BernoulliSplittingMaskGenerator or LineSplittingMaskGenerator")])
     splitter = Splitter(built, split_axes(physics, len(shape) + 1, pixelwise))
     _check_draw(splitter, operator, mask_shape)
     return splitter, kept

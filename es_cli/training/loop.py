@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
 from es_cli.building.parts import Builder
+from es_cli.data.batches import Epochs, in_order, steps_per_epoch
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment
@@ -20,7 +20,7 @@ from es_cli.networks.freezing import freeze
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.objective import Objective
-from es_cli.streams import generator, stream_seed
+from es_cli.streams import stream_seed
 from es_cli.training.events import Event, Step, Stopped, Validated
 from es_cli.training.state import Progress, TrainingState
 
@@ -31,11 +31,11 @@ VALIDATION_SHARE = 0.06
 PASS_PER_STEP = 0.35
 
 
-def total_steps(spec: Spec, samples: int) -> int:
-    """Optimizer steps of a whole training on `samples` samples."""
+def total_steps(spec: Spec, train: Measurements) -> int:
+    """Optimizer steps of a whole training on `train`."""
     if spec.training.steps is not None:
         return spec.training.steps
-    return (spec.training.epochs or 100) * math.ceil(samples / spec.training.batch_size)
+    return (spec.training.epochs or 100) * steps_per_epoch(train, spec.training.batch_size)
 
 
 def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
@@ -43,10 +43,10 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
     if spec.training.validate_every is not None:
         return spec.training.validate_every
     size = spec.training.batch_size
-    batches = math.ceil(len(experiment.validation) / size)
+    batches = steps_per_epoch(experiment.validation, size)
     passes = 2 if experiment.validation.x is not None else 1
     cheap = math.ceil(batches * passes * PASS_PER_STEP / VALIDATION_SHARE)
-    return min(steps, max(cheap, math.ceil(len(experiment.train) / size)))
+    return min(steps, max(cheap, steps_per_epoch(experiment.train, size)))
 
 
 def new_state(experiment: Experiment, average: nn.Module | None, steps: int) -> TrainingState:
@@ -77,13 +77,14 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
     """
     spec, progress = experiment.spec, state.progress
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
+    epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     pending: list[tuple[int, Tensor, dict[str, Tensor], float, float]] = []
     looks = 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS
     state.network.train()
     while progress.step < steps and not progress.done:
         started = time.perf_counter()
         step = progress.step + 1
-        loss, terms = _step(experiment, state, step, device)
+        loss, terms = _step(experiment, state, step, epochs.positions(step), device)
         pending.append((step, loss, terms, state.optimizer.param_groups[0]["lr"], started))
         if state.scheduler is not None:
             state.scheduler.step()
@@ -101,14 +102,9 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
     yield Stopped(progress.step, progress.done, progress.best_step, progress.best_loss)
 
 
-def _step(experiment: Experiment, state: TrainingState, step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    spec, train = experiment.spec, experiment.train
-    size = spec.training.batch_size
-    per_epoch = math.ceil(len(train) / size)
-    epoch, position = divmod(step - 1, per_epoch)
-    order = _order(stream_seed(spec.seed, "order", epoch), len(train))
-    positions = order[position * size : (position + 1) * size].tolist()
-    y, x, physics, scale = experiment.reconstruction.batch(train, positions, device)
+def _step(experiment: Experiment, state: TrainingState, step: int, positions: list[int], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    spec = experiment.spec
+    y, x, physics, scale = experiment.reconstruction.batch(experiment.train, positions, device)
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
@@ -120,12 +116,6 @@ def _step(experiment: Experiment, state: TrainingState, step: int, device: torch
     if state.average is not None and spec.training.ema is not None:
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
     return loss.detach(), terms
-
-
-@lru_cache(maxsize=1)
-def _order(seed: int, samples: int) -> Tensor:
-    """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
-    return torch.randperm(samples, generator=generator(seed))
 
 
 @torch.no_grad()
@@ -155,9 +145,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     objective.network.eval()
     losses: list[Tensor] = []
     psnrs: list[Tensor] = []
-    size = spec.training.batch_size
-    for start in range(0, len(data), size):
-        positions = list(range(start, min(start + size, len(data))))
+    for positions in in_order(data, spec.training.batch_size):
         y, x, physics, scale = experiment.reconstruction.batch(data, positions, device)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
         torch.manual_seed(seeds[0])
