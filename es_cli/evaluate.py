@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from es_cli import catalog
-from es_cli.building.parameters import of_sample, read_parameter
+from es_cli.building.parameters import of_sample, read_parameter, stored_parameters
 from es_cli.building.parts import Builder
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import not_finite
@@ -80,7 +80,7 @@ def evaluate(
     parameter that the operator does not take.
     """
     model = Reconstructor.load(ckpt, device)
-    y_source, x_source, own = _test_data(ckpt, measurements, images)
+    y_source, x_source, own = _test_data(ckpt, measurements, images, model.spec.physics)
     y = _read(y_source, False, model.made.operator.measurement)
     x = _read(x_source, True, model.made.operator.image)
     if len(y) != len(x):
@@ -142,13 +142,16 @@ def _fitted(
     return {name: np.concatenate([own[name] for own in each]) for name in given}
 
 
-def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
+def _test_data(
+    ckpt: Path, measurements: Path | None, images: Path | None, physics: Component
+) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
     """Where measurements, images and parameters of samples are: given, or kept beside the checkpoint where they were simulated, or named by the run's
-    spec. Parameters belong to the run's own test data."""
+    spec. Parameters lie in the files of the measurements, or belong to the run's own test data."""
     if (measurements is None) != (images is None):
         raise DataError("measurements and images go together", hint="give both, or neither for the run's own test data")
     if measurements is not None and images is not None:
-        return Source(file=str(measurements)), Source(file=str(images)), {}
+        given = Source(file=str(measurements))
+        return given, Source(file=str(images)), dict(stored_parameters(given, physics, "test"))
     kept = ckpt.parent / "data"
     if _kept(kept, "y") and _kept(kept, "x"):
         files = {name: _kept(kept, name) for name in (*catalog.OF_PHYSICS, *catalog.LEVELS)}
@@ -159,7 +162,7 @@ def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tu
     test = data.test if data is not None else None
     if test is None or test.measurements is None or test.images is None:
         raise DataError("this run has no test data with ground truth", where=str(ckpt), hint="give --measurements Y --images X")
-    return test.measurements, test.images, dict(test.params)
+    return test.measurements, test.images, {**stored_parameters(test.measurements, physics, "test", test.params), **test.params}
 
 
 def _kept(folder: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ from es_cli.building.data_sets import open_measurements, open_samples
 from es_cli.building.forward_operator import Operator, as_samples
 from es_cli.building.image_shape import is_pair
 from es_cli.building.mask_generator import build_splitter
-from es_cli.building.parameters import build_sampled_operator
+from es_cli.building.parameters import build_sampled_operator, with_stored_parameters
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.building.sides import build_consistency
@@ -133,6 +133,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
 
     Raises SpecError, DataError or DeviceError before anything is trained.
     """
+    spec = with_stored_parameters(spec)
     if spec.data is None:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from es_cli.building.forward_operator import Operator, as_samples
-from es_cli.building.parameters import check_stored, open_parameters
+from es_cli.building.parameters import open_parameters
 from es_cli.building.sizes import sized
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements, SampleParameter, Samples, not_finite
@@ -43,7 +43,6 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
         params = open_parameters(pair.params, operator, x)
         y = stacked(_simulated(x, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
-    check_stored(pair, part, purpose)
     y_stack = opened or as_samples(open_samples(pair.measurements, False, seed, purpose), part)
     _check_shapes(y_stack, operator.measurement)
     x_stack = None if pair.images is None else as_samples(open_samples(pair.images, True, seed, purpose), part, pictures=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from es_cli.building.forward_operator import Operator, build_operator
 from es_cli.building.sizes import check_sizes, of_any_size
 from es_cli.data import readers
 from es_cli.data.conventions import default_key, parameter_keys
+from es_cli.data.files import find_files
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import SampleParameter, Samples
 from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_parameter
 from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError, UsageError
-from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, TensorRef
+from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, Spec, TensorRef
 from es_cli.splitting.parameters import with_parameters
 
 
@@ -39,18 +40,41 @@ def build_sampled_operator(part: Component, pair: Pair, sample: Samples, picture
     return operator if sample.shapes is None else of_any_size(operator)
 
 
-def check_stored(pair: Pair, part: Component, purpose: str) -> None:
-    """SpecError where a data set of deepinv's holds parameters for each sample that the spec does not name: they would be ignored in silence."""
-    source = pair.measurements
-    if source is None or source.file is None or not Path(source.file).is_file():
-        return
-    path = Path(source.file)
-    key = source.key or default_key(path, part=purpose)
-    stored = {} if key is None else parameter_keys(path, key)
-    for name in catalog.operator_parameters(part):
-        if name in stored and name not in pair.params:
-            hint = f"add params: {{{name}: {{file: {path.name}, key: {stored[name]}}}}}"
-            raise SpecError([Fault(f"{path.name} holds {stored[name]}, the {name} of each sample", f"data.{purpose}", hint)])
+def with_stored_parameters(spec: Spec) -> Spec:
+    """The spec, with the parameters that a data set of deepinv's holds for each sample; what the spec names itself stays.
+
+    Raises SpecError for what cannot be taken, and where one part of the data lacks what another has.
+    """
+    parts = {}
+    for purpose, pair in catalog.pairs(spec):
+        stored = {} if pair.measurements is None else stored_parameters(pair.measurements, spec.physics, purpose, pair.params)
+        parts[purpose] = pair.model_copy(update={"params": {**stored, **pair.params}})
+    if spec.data is None or not parts:
+        return spec
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update=parts)})
+    faults = catalog.check_parameters(spec, looked_into=True)
+    if faults:
+        raise SpecError([Fault(what, where, hint) for where, what, hint in faults])
+    return spec
+
+
+def stored_parameters(source: Source, part: Component, purpose: str, named: Collection[str] = ()) -> dict[str, ArrayFile]:
+    """Where a data set of deepinv's holds parameters of the operator `part` for each sample, by name; those of `named` are known already.
+
+    Raises SpecError for a parameter of operators that this one does not take: it would be ignored in silence.
+    """
+    found: dict[str, ArrayFile] = {}
+    for path in find_files(str(source.file)) if source.file is not None else ():
+        key = source.key or default_key(path, part=purpose)
+        stored = {} if key is None else parameter_keys(path, key)
+        for name in sorted(set(stored) - set(named)):
+            if name in catalog.operator_parameters(part):
+                found[name] = ArrayFile(file=str(source.file), key=stored[name])
+            elif any(entry.parameter(name) is not None for entry in catalog.entries(("physics", "noise"))):
+                what = f"{path.name} holds {stored[name]}, and {catalog.described(part)} takes no {name} for each sample"
+                hint = "name the operator that made these data, or write the measurements to a file of their own"
+                raise SpecError([Fault(what, f"data.{purpose}.measurements", hint)])
+    return found
 
 
 def parameters_of(operator: Operator) -> dict[str, Parameter]:
