@@ -58,7 +58,7 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
     """
     cls = _physics_class(part)
     size = image_shape(part, cls, sample, pictures)
-    builder = Builder(seed=seed, context=_context(cls, part, size))
+    builder = Builder(seed=seed, context=_context(cls, size))
     if "mask" in part.parameters and issubclass(cls, (Inpainting, MRI, MultiCoilMRI)) and not issubclass(cls, SequentialMRI):
         part = _hold(builder, part, "mask", _sampling_mask(part, cls, size, sample, seed))
     if isinstance(part.parameters.get("coil_maps"), (str, ArrayFile)):
@@ -74,7 +74,7 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
 def operator_of_size(part: Component, size: tuple[int, ...], arrays: Mapping[str, Tensor]) -> Operator:
     """The operator for images of `size` (C, …) whose `part` says nothing of it and refers to `arrays` for all that is drawn or read."""
     cls = _physics_class(part)
-    builder = Builder(context=_context(cls, part, size), arrays=dict(arrays))
+    builder = Builder(context=_context(cls, size), arrays=dict(arrays))
     physics, resolved = builder.build(part, "physics", "physics")
     return _operator(physics, resolved, builder.resolved, size, is_pair(cls))
 
@@ -111,7 +111,8 @@ def _operator(physics: Any, part: Component, arrays: dict[str, Tensor], size: tu
             raise
         raise SpecError([Fault(f"{part.name} does not measure images of shape {size}: {said(error)}", "physics", "check img_size and the arrays")]) from error
     if not isinstance(y, Tensor):
-        raise SpecError([Fault(f"{part.name} measures several arrays at once, which es cannot split yet", "physics")])
+        what = f"{part.name} measures several arrays at once, and masks, noise and files of measurements are of one"
+        raise SpecError([Fault(what, "physics", "name StackedLinearPhysics, which flattens and joins what linear operators measure")])
     arrays = {**arrays, **{f"physics.{key}": value for key, value in _state(physics).items()}}
     return Operator(physics, Layout(tuple(y.shape[1:]), pair), Layout(tuple(size), pair), part, arrays)
 
@@ -224,9 +225,6 @@ def _measured_entries(samples: Samples, layout: Layout) -> Tensor:
     return as_tensor(np.asarray(seen.any(0)) if layout.pair else seen)
 
 
-def _context(cls: type, part: Component, size: tuple[int, ...]) -> dict[str, Any]:
+def _context(cls: type, size: tuple[int, ...]) -> dict[str, Any]:
     """What the operator's constructor is told without the spec saying so."""
-    context: dict[str, Any] = {"img_width": size[-1]}
-    if "img_size" not in part.parameters:
-        context["img_size"] = size[1:] if is_pair(cls) else size
-    return context
+    return {"img_width": size[-1], "img_size": size[1:] if is_pair(cls) else size}

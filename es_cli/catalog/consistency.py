@@ -28,7 +28,7 @@ INSTEAD = {
 
 def check_consistency(spec: Spec) -> Found:
     """(path, what, hint) each."""
-    return [*_drawn_operator(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
+    return [*_drawn_operator(spec), *_noise_in_a_stack(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_blind_network(spec), *_tensor_references(spec)]
 
 
 def measurements_in(spec: Spec) -> str | None:
@@ -99,6 +99,18 @@ def _nested_draws(part: Component, path: str) -> list[tuple[str, str]]:
 
 def _is_ratio(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _noise_in_a_stack(spec: Spec) -> Found:
+    """The measurements of a stack are one array, with one noise model."""
+    stacked = spec.physics.parameters.get("physics_list")
+    if spec.physics.name != "StackedLinearPhysics" or not isinstance(stacked, tuple):
+        return []
+    return [
+        (f"{path}.noise_model", "the noise of a stack is its own, and not that of the operators in it", "move noise_model up, beside physics_list")
+        for path, part in _nested(stacked, "physics.physics_list")
+        if part.parameters.get("noise_model") is not None
+    ]
 
 
 def _mask_from_data(spec: Spec) -> Found:
