@@ -224,10 +224,12 @@ def test_pictures_of_several_sizes_are_measured_once_and_kept_for_evaluation(tmp
         for number, width in enumerate([16, 20, 16, 18]):
             picture = (255 * smooth(3, 20, number)[:, :16, :width]).astype(np.uint8)
             Image.fromarray(picture[0] if colours == 1 else picture.transpose(1, 2, 0)).save(tmp_path / part / f"{number}.png")
+    np.save(tmp_path / "sigma.npy", sigma := np.linspace(0.01, 0.4, 4))
+    own = {"params": {"sigma": "sigma.npy"}} if physics["name"] == "Denoising" else {}
     spec = write_spec(
         tmp_path / "spec.yaml",
         physics=physics,
-        data={"train": {"images": "train"}, "test": {"images": "test"}, "scale": "per-sample"},
+        data={"train": {"images": "train", **own}, "test": {"images": "test", **own}, "scale": "per-sample"},
         transforms=REFLECTIONS,
         model={"name": "ArtifactRemoval", "backbone_net": network(colours)},
     )
@@ -235,7 +237,11 @@ def test_pictures_of_several_sizes_are_measured_once_and_kept_for_evaluation(tmp
     assert len(list((model.parent / "data" / "test_y").iterdir())) == 4
     found = evaluate(model)
     assert found.n == 4
-    assert evaluate(model, measurements=model.parent / "data" / "test_y", images=tmp_path / "test").to_dict()["metrics"] == found.to_dict()["metrics"]
+    given = {"sigma": sigma} if own else {}
+    again = evaluate(model, measurements=model.parent / "data" / "test_y", images=tmp_path / "test", params=given)
+    assert again.to_dict()["metrics"] == found.to_dict()["metrics"]
+    quality = found.values["adjoint"]["PSNR"]
+    assert not own or (np.diff(quality) < 0).all()  # each picture was measured with the noise of its own
     np.save(tmp_path / "two.npy", smooth(2, 16))
     other = write_spec(tmp_path / "other.yaml", data={"train": {"images": "two.npy"}, "test": {"images": "two.npy"}}, physics={"name": "Inpainting", "mask": 0.5})
     replaced = train_in(model.parent, load_spec(other, ["training.steps=1"]), overwrite=True)

@@ -194,12 +194,13 @@ class _Run:
 
     def _record(self, event: Validated) -> None:
         seconds = sum(step.seconds for step in self.since)
-        size = self.experiment.spec.training.batch_size
+        per_epoch = steps_per_epoch(self.experiment.train, self.experiment.spec.training.batch_size)
+        size = len(self.experiment.train) / per_epoch  # of a batch, on average
         count = max(1, len(self.since))
         self.rows.append(
             {
                 "step": event.step,
-                "epoch": round(event.step / steps_per_epoch(self.experiment.train, size), 3),
+                "epoch": round(event.step / per_epoch, 3),
                 "loss": sum(step.loss for step in self.since) / count,
                 "lr": self.since[-1].lr if self.since else None,
                 "validation_loss": event.loss,
