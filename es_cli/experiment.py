@@ -197,10 +197,10 @@ def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, devic
     """The bare network, with fresh weights, and how it is averaged at evaluation; and the parts of the resolved spec."""
     torch.manual_seed(stream_seed(spec.seed, "weights"))
     network, model = Builder(seed=spec.seed, context={"img_size": operator.image.shape}).build(spec.model, "model", "model")
-    group, rule = build_group(spec, operator.sizes or (operator.image.shape,))
+    group = _group(spec, operator)
     splitter, generator_part = _splitter(spec, operator, device)
     consistency, repeats = build_consistency(spec, operator.physics, device)
-    rule = replace(rule, repeats=repeats)
+    rule = replace(_test_rule(spec, operator, group), repeats=repeats)
     made = Reconstruction(channels_last(network.to(device)), operator, scaling, group, rule, splitter, consistency, stream_seed(spec.seed, "test"))
     return made, {"model": model, "mask_generator": generator_part}
 
@@ -221,21 +221,25 @@ def check_scalable(mode: str | float, operator: Operator) -> None:
         raise SpecError([Fault(f"{name} does not scale with the image", "data.scale", "use scale: none")])
 
 
-def build_group(spec: Spec, sizes: Sequence[Sequence[int]]) -> tuple[Group, TestRule]:
-    """The group of a spec for images of all these shapes, and how images are made at test. Raises SpecError where it maps one of them to another."""
+def check_group(spec: Spec, operator: Operator) -> None:
+    """SpecError where a group of the spec does not map images of this operator to themselves."""
+    _test_rule(spec, operator, _group(spec, operator))
+
+
+def _group(spec: Spec, operator: Operator) -> Group:
     chosen = spec.transforms
     if chosen.train is None:
-        group = [named_group(chosen.group or "trivial", size) for size in sizes][0]
+        group, *_ = [named_group(chosen.group or "trivial", size) for size in (operator.image.shape, *operator.sizes)]
     else:
-        group = _transform_group(chosen.train, "transforms.train", sizes, spec.seed)
+        group = _transform_group(chosen.train, "transforms.train", operator, spec.seed)
     group.per_batch = chosen.per == "batch"
-    return group, _test_rule(spec, sizes, group)
+    return group
 
 
-def _transform_group(parts: Sequence[Component], path: str, sizes: Sequence[Sequence[int]], seed: int) -> TransformGroup:
+def _transform_group(parts: Sequence[Component], path: str, operator: Operator, seed: int) -> TransformGroup:
     paths = [f"{path}.{i}" for i in range(len(parts))]
     built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
-    return transform_group(built, sizes[0], paths, sizes[1:])
+    return transform_group(built, operator.image.shape, paths, operator.sizes)
 
 
 def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Splitter | None, Component | None]:
@@ -246,10 +250,10 @@ def _splitter(spec: Spec, operator: Operator, device: torch.device) -> tuple[Spl
     return build_splitter(spec.mask_generator or own, operator, spec.seed, device)
 
 
-def _test_rule(spec: Spec, sizes: Sequence[Sequence[int]], group: Group) -> TestRule:
+def _test_rule(spec: Spec, operator: Operator, group: Group) -> TestRule:
     test = spec.test
     if isinstance(test.group, tuple):
-        eval_group = _transform_group(test.group, "test.group", sizes, spec.seed)
+        eval_group = _transform_group(test.group, "test.group", operator, spec.seed)
         return TestRule(test.splits, tuple(eval_group.elements()))
     if test.group in {None, "trivial"}:  # load_spec leaves no None
         return TestRule(test.splits)

@@ -16,7 +16,7 @@ from es_cli.building.parameters import fit_parameters
 from es_cli.building.sizes import of_any_size, sized, with_sizes
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, SpecError, out_of_memory, said
-from es_cli.experiment import Reconstruction, Scaling, build_group, build_reconstruction
+from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, check_group
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec
 from es_cli.splitting.averaging import TestRule
@@ -92,10 +92,11 @@ class Reconstructor:
 
         Raises DataError where the network or its group does not take images of another size than those that it was trained on.
         """
-        wanted = sized(self.made.operator, samples.shape[1:]).image.shape
+        operator = sized(self.made.operator, samples.shape[1:])
+        wanted = operator.image.shape
         try:
-            if wanted not in self.made.operator.sizes:
-                build_group(self.spec, [wanted])
+            if self.made.operator.sizes and wanted not in self.made.operator.sizes:
+                check_group(self.spec, operator)
             made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
         except (*LIBRARY_ERRORS, SpecError) as error:
             if not self.made.operator.sizes or out_of_memory(error):

@@ -17,7 +17,7 @@ from es_cli.data.measurements import Measurements, SampleParameter, Samples, not
 from es_cli.data.parameters import look_through
 from es_cli.data.shapes import one_of_each, runs
 from es_cli.data.simulate import simulate
-from es_cli.data.stacks import find_nonfinite, open_stack, stacked
+from es_cli.data.stacks import ArrayStack, ListStack, find_nonfinite, open_stack, stacked
 from es_cli.errors import DataError
 from es_cli.spec.schema import Pair, Source
 from es_cli.splitting.parameters import with_parameters
@@ -39,7 +39,7 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
     part = operator.part
     if pair.measurements is None:
         images = opened or as_samples(open_samples(pair.images, True, seed, purpose), part, pictures=True)
-        x = stacked(_as_images(images, operator.image), list(images.names), images.groups)
+        x = _as_images(images, operator.image)
         params = open_parameters(pair.params, operator, x)
         y = stacked(_simulated(x, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
@@ -82,9 +82,12 @@ def _simulated(images: Samples, operator: Operator, params: Mapping[str, SampleP
     return simulate(images, operator.physics, seed, of_sample=of_sample if params or images.shapes else None)
 
 
-def _as_images(stack: Samples, layout: Layout) -> list[np.ndarray]:
-    """All images of a stack, float32 (*layout.shape) each; real pictures get a zero imaginary part where the operator measures complex ones."""
-    return [image for rows in runs(stack, len(stack)) for image in _arranged(stack, rows, layout)]
+def _as_images(stack: Samples, layout: Layout) -> ArrayStack | ListStack:
+    """All images of a stack, float32 (C, …) each; real pictures get a zero imaginary part where the operator measures complex ones."""
+    parts = [_arranged(stack, rows, layout) for rows in runs(stack, len(stack))]
+    if len(parts) == 1:
+        return ArrayStack(parts[0], stack.names, stack.groups)
+    return stacked([image for part in parts for image in part], stack.names, stack.groups)
 
 
 def _arranged(stack: Samples, rows: Sequence[int], layout: Layout) -> np.ndarray:

@@ -55,7 +55,9 @@ def of_any_size(operator: Operator) -> Operator:
 
 
 def with_sizes(operator: Operator, sizes: Iterable[Size]) -> Operator:
-    """An operator of any size for images of these sizes, beside its own."""
+    """An operator of any size for images of these sizes, beside its own; one that has one size as it is."""
+    if not operator.image.free:
+        return operator
     return replace(operator, sizes=tuple(dict.fromkeys((operator.image.shape, *sizes))))
 
 
