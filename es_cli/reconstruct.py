@@ -63,8 +63,9 @@ class Reconstructor:
         """Images from one measurement or a batch, told apart by the operator's shape; complex in, complex out.
 
         Where the network was trained on several sizes, y may have any that the network and its group take. `params` are parameters of the
-        operator in place of the checkpoint's, by name: an array for all samples or one for each, or from-data for a mask. Raises DataError, naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where`
-        naming y in it; UsageError for a parameter that the operator does not take.
+        operator in place of the checkpoint's, by name: an array for all samples or one for each, or from-data for a mask. Raises DataError,
+        naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where` naming y in it; UsageError
+        for a parameter that the operator does not take.
         """
         samples, form = self.made.operator.measurement.arrange(y, where)
         if not np.isfinite(samples).all():

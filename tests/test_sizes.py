@@ -174,6 +174,7 @@ def test_masks_are_read_off_data_of_several_sizes(kspace, capfd):
         (["transforms={train: [{name: Rotate, multiples: 90}]}"], 2, ["Rotate", "group: reflections or shifts"]),
         (["physics={name: MRI, mask: from-data}"], 3, ["2 of (16, 16) (0.npy, …)", "2 of (16, 20)", "physics.mask has one size", "data.params: {mask: from-data}"]),
         (["physics={name: MRI, img_size: [16, 16]}"], 3, ["physics.img_size is one size"]),
+        (["physics={name: MRI, noise_model: {name: GaussianNoise, sigma: {file: s.npy}}}"], 3, ["noise level is an array of one size"]),
         (["physics={name: Downsampling, factor: 2}", "data.train.params=null"], 3, ["Downsampling is built for one size"]),
         (["physics={name: Blur, filter: {file: filter.npy}}", "data.train.params=null"], 3, ["add padding: circular"]),
         (["mask_generator={name: GaussianSplittingMaskGenerator, split_ratio: 0.5}"], 2, ["masks of one size", "LineSplittingMaskGenerator"]),

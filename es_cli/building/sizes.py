@@ -17,7 +17,7 @@ from es_cli.building.forward_operator import Operator, operator_of_size
 from es_cli.building.image_shape import Size, image_rank
 from es_cli.data.measurements import Samples
 from es_cli.data.shapes import several_shapes
-from es_cli.spec.schema import Component, TensorRef
+from es_cli.spec.schema import ArrayFile, Component, TensorRef
 
 # operators that measure images of any size, a measurement being as high and wide as its image
 OF_ANY_SIZE = ("Denoising", "Inpainting", "Demosaicing", "MRI", "MultiCoilMRI", "DynamicMRI", "Blur", "BlurFFT")
@@ -44,6 +44,9 @@ def check_sizes(part: Component, samples: Samples, pictures: bool) -> None:
         raise several_shapes(samples, f"physics.{own[0]} has one size", hint)
     if held:
         raise several_shapes(samples, f"physics.{held[0]} is one size", f"leave it out; or {crop}")
+    noise = part.parameters.get("noise_model")
+    if isinstance(noise, Component) and any(isinstance(level, ArrayFile) for level in noise.parameters.values()):
+        raise several_shapes(samples, "the noise level is an array of one size", "give a number, or one for each sample: data.params: {sigma: FILE}")
     if part.name == "Blur" and part.parameters.get("padding", "valid") == "valid":
         raise several_shapes(samples, "a blur without padding measures less than the image", f"add padding: circular to physics; or {crop}")
 
