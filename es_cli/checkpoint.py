@@ -30,7 +30,8 @@ METADATA_LIMIT = 4 << 20  # bytes of JSON; a spec takes a few thousand
 class Metadata:
     """What a checkpoint says about itself.
 
-    `measurement` holds the shapes of one measurement and of one image and whether they are complex; `validation` what selected the
+    `measurement` holds the shapes of one measurement and of one image, `sizes` of images where the data have several, and whether they are
+    complex; `validation` what selected the
     weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
     """
 
@@ -126,11 +127,18 @@ def _checked(metadata: Metadata) -> Metadata:
     if scale not in ("none", "per-sample") and not (isinstance(scale, (int, float)) and 0 < scale < float("inf")):
         raise ValueError(f"scale is {scale!r}")
     shape = metadata.measurement.get("image_shape")
-    if not isinstance(shape, list) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+    if not isinstance(shape, list) or not _is_shape(shape):
         raise ValueError(f"image_shape is {shape!r}")
+    sizes = metadata.measurement.get("sizes", [])
+    if not isinstance(sizes, list) or not all(_is_shape(size) and len(size) == len(shape) for size in sizes):
+        raise ValueError(f"sizes are {sizes!r:.80}")
     if not all(isinstance(name, str) for name in metadata.measurement.get("per_sample", [])):
         raise TypeError("per_sample is no list of names")
     return metadata
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(n, int) and n > 0 for n in value)
 
 
 def _from_format_1(found: dict[str, Any]) -> dict[str, Any]:

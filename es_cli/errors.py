@@ -16,6 +16,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# what deepinv and torch raise about arguments, shapes and kinds that do not go together; running out of memory is among them, see `out_of_memory`
+LIBRARY_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    ArithmeticError,
+    ImportError,
+)
+
+
+def said(error: BaseException, longest: int = 200) -> str:
+    """What an exception of a library says, on one line of at most `longest` characters; its class where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is no fault of what was asked for: the memory is too small."""
+    return "out of memory" in str(error)
+
 
 @dataclass(frozen=True)
 class Fault:

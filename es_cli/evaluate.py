@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,16 @@ import numpy as np
 import torch
 
 from es_cli import catalog
-from es_cli.building.parameters import read_parameter
+from es_cli.building.parameters import of_sample, read_parameter, stored_parameters
 from es_cli.building.parts import Builder
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import not_finite
+from es_cli.data.shapes import runs
 from es_cli.data.stacks import open_stack
-from es_cli.errors import DataError, Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.rule import rule_in_words
 from es_cli.spec.schema import ArrayFile, Component, Source, Test
-from es_cli.splitting.noise import LEVELS
-from es_cli.splitting.parameters import OF_PHYSICS
 
 BASELINES = ("adjoint", "pseudoinverse")
 
@@ -68,7 +68,7 @@ def evaluate(
     *,
     measurements: Path | None = None,
     images: Path | None = None,
-    params: Mapping[str, np.ndarray | str] | None = None,
+    params: Mapping[str, np.ndarray | list[np.ndarray] | str] | None = None,
     metrics: Sequence[str] = ("PSNR", "SSIM"),
     device: str = "auto",
     precision: str = "float32",
@@ -84,57 +84,112 @@ def evaluate(
     parameter that the operator does not take.
     """
     model = Reconstructor.load(ckpt, device, precision, test)
-    y_source, x_source, own = _test_data(ckpt, measurements, images)
+    y_source, x_source, own = _test_data(ckpt, measurements, images, model.spec.physics)
     y = _read(y_source, False, model.made.operator.measurement)
     x = _read(x_source, True, model.made.operator.image)
     if len(y) != len(x):
         raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_source.file), hint="give one image for each measurement")
-    fitted = model.fit({**{name: read_parameter(source) for name, source in own.items()}, **(params or {})}, y)
+    given = {**{name: read_parameter(source) for name, source in own.items()}, **(params or {})}
     functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    seconds, done = 0.0, 0
+    for rows in _by_shape(y):
+        progress = functools.partial(lambda before, count: on_progress(before + count, len(y)), done)
+        fitted = _fitted(model, given, y, rows)
+        made, taken = _made(model, _together(y, rows), fitted, progress)
+        for who, of_who in made.items():
+            for name, function in functions.items():
+                of_metric = values.setdefault(who, {}).setdefault(name, np.empty(len(y), np.float32))
+                of_metric[rows] = _apply(function, of_who, _together(x, rows))
+        seconds, done = seconds + taken, done + len(rows)
+    conventions = {"test rule": rule_in_words(model.spec.test), **_conventions(metrics, model.made.operator.image.pair)}
+    conventions |= {name: "of these measurements" if name in given else "the one of the checkpoint" for name in (*model.per_sample, *given)}
+    return Evaluation(values, model.network_calls, seconds / len(y), conventions)
+
+
+def _made(
+    model: Reconstructor, y: np.ndarray, fitted: dict[str, np.ndarray], on_progress: Callable[[int], None]
+) -> tuple[dict[str, np.ndarray], float]:
+    """Reconstructions and baselines (n, C, …) of measurements of one shape (n, …), and the seconds that the reconstructions took."""
     started = time.perf_counter()
-    images_made = []
+    images = []
     for start in range(0, len(y), 8):
         rows = slice(start, start + 8)
         part = {name: value if len(value) == 1 else value[rows] for name, value in fitted.items()}
-        images_made.append(model.images(y[rows], params=part))
-        on_progress(min(start + 8, len(y)), len(y))
-    seconds = (time.perf_counter() - started) / len(y)
-    made = {"reconstruction": np.concatenate(images_made), **{name: model.baseline(y, name, params=fitted) for name in BASELINES}}
-    values = {who: {name: _apply(f, image, x) for name, f in functions.items()} for who, image in made.items()}
-    conventions = {"test rule": rule_in_words(model.spec.test), **_conventions(metrics, model.made.operator.image.pair)}
-    conventions |= {name: "of these measurements" if name in fitted else "the one of the checkpoint" for name in (*model.per_sample, *fitted)}
-    return Evaluation(values, model.network_calls, seconds, conventions)
+        images.append(model.images(y[rows], params=part))
+        on_progress(min(start + 8, len(y)))
+    seconds = time.perf_counter() - started
+    return {"reconstruction": np.concatenate(images), **{name: model.baseline(y, name, params=fitted) for name in BASELINES}}, seconds
 
 
-def _test_data(ckpt: Path, measurements: Path | None, images: Path | None) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
+def _by_shape(samples: np.ndarray | list[np.ndarray]) -> list[list[int]]:
+    """The numbers of the samples of each shape."""
+    if isinstance(samples, np.ndarray):
+        return [list(range(len(samples)))]
+    return [[i for i, one in enumerate(samples) if one.shape == shape] for shape in dict.fromkeys(one.shape for one in samples)]
+
+
+def _together(samples: np.ndarray | list[np.ndarray], rows: list[int]) -> np.ndarray:
+    """The samples at `rows`, which have one shape; an array has no others."""
+    if isinstance(samples, np.ndarray):
+        return samples if len(rows) == len(samples) else samples[rows]
+    return np.stack([samples[i] for i in rows])
+
+
+def _fitted(
+    model: Reconstructor, given: Mapping[str, np.ndarray | list[np.ndarray] | str], y: np.ndarray | list[np.ndarray], rows: list[int]
+) -> dict[str, np.ndarray]:
+    """The operator's parameters of the samples at `rows`."""
+    if isinstance(y, np.ndarray):
+        return model.fit(given, y)
+    each = [model.fit({name: of_sample(value, i, len(y)) for name, value in given.items()}, y[i][None]) for i in rows]
+    return {name: np.concatenate([own[name] for own in each]) for name in given}
+
+
+def _test_data(
+    ckpt: Path, measurements: Path | None, images: Path | None, physics: Component
+) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
     """Where measurements, images and parameters of samples are: given, or kept beside the checkpoint where they were simulated, or named by the run's
-    spec. Parameters belong to the run's own test data."""
+    spec. Parameters lie in the files of the measurements, or belong to the run's own test data."""
     if (measurements is None) != (images is None):
         raise DataError("measurements and images go together", hint="give both, or neither for the run's own test data")
     if measurements is not None and images is not None:
-        return Source(file=str(measurements)), Source(file=str(images)), {}
+        given = Source(file=str(measurements))
+        return given, Source(file=str(images)), dict(stored_parameters(given, physics, "test"))
     kept = ckpt.parent / "data"
-    if (kept / "test_y.npy").is_file() and (kept / "test_x.npy").is_file():
-        files = {name: kept / f"test_{name}.npy" for name in (*OF_PHYSICS, *LEVELS)}
-        own: dict[str, ArrayFile | str] = {name: ArrayFile(file=str(file)) for name, file in files.items() if file.is_file()}
-        return Source(file=str(kept / "test_y.npy")), Source(file=str(kept / "test_x.npy")), own
+    if _kept(kept, "y") and _kept(kept, "x"):
+        files = {name: _kept(kept, name) for name in (*catalog.OF_PHYSICS, *catalog.LEVELS)}
+        own: dict[str, ArrayFile | str] = {name: ArrayFile(file=str(file)) for name, file in files.items() if file is not None}
+        return Source(file=str(_kept(kept, "y"))), Source(file=str(_kept(kept, "x"))), own
     spec_file = ckpt.parent / "spec.yaml"
     data = catalog.load_spec(spec_file).data if spec_file.is_file() else None
     test = data.test if data is not None else None
     if test is None or test.measurements is None or test.images is None:
         raise DataError("this run has no test data with ground truth", where=str(ckpt), hint="give --measurements Y --images X")
-    return test.measurements, test.images, dict(test.params)
+    return test.measurements, test.images, {**stored_parameters(test.measurements, physics, "test", test.params), **test.params}
 
 
-def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray:
-    """All samples of a source, read as training reads them and arranged for the operator. Raises DataError where they do not fit or are not finite."""
+def _kept(folder: Path, name: str) -> Path | None:
+    """Where training kept an array of its test data: one file, or a folder with one for each sample where they differ in shape."""
+    file, each = folder / f"test_{name}.npy", folder / f"test_{name}"
+    return file if file.is_file() else each if each.is_dir() and any(each.iterdir()) else None
+
+
+def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray | list[np.ndarray]:
+    """All samples of a source, read as training reads them and arranged for the operator: (n, …), or one array each where they differ in shape.
+
+    Raises DataError where they do not fit or are not finite.
+    """
     stack = open_stack(source, pictures=pictures, seed=0, part="test")
-    array, _ = layout.arrange(stack.read(range(len(stack))), stack.names[0])
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        bad = int(np.flatnonzero(~finite)[0])
-        raise not_finite(bad, stack.names[min(bad, len(stack) - 1)])
-    return array
+    parts = []
+    for rows in runs(stack, len(stack)):
+        array, _ = layout.arrange(stack.read(rows), stack.names[rows[0]])
+        finite = np.isfinite(array).reshape(len(array), -1).all(1)
+        if not finite.all():
+            bad = rows[0] + int(np.flatnonzero(~finite)[0])
+            raise not_finite(bad, stack.names[min(bad, len(stack) - 1)])
+        parts.append(array)
+    return np.concatenate(parts) if len({part.shape[1:] for part in parts}) == 1 else [sample for part in parts for sample in part]
 
 
 def _metric(name: str, pair: bool) -> Any:
@@ -157,9 +212,10 @@ def _apply(metric: Any, made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     try:
         with torch.no_grad():
             parts = [metric(torch.from_numpy(a[None]), torch.from_numpy(b[None])) for a, b in zip(made, truth, strict=True)]
-    except (ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise DataError(f"{type(metric).__name__} cannot compare these images: {text}", hint="use another --metric") from error
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        raise DataError(f"{type(metric).__name__} cannot compare these images: {said(error, 160)}", hint="use another --metric") from error
     return torch.stack([part.reshape(-1).mean() for part in parts]).numpy()
 
 

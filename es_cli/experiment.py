@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from deepinv.physics import MRI, GammaNoise, GaussianNoise, LinearPhysics, MultiCoilMRI, PoissonGaussianNoise, PoissonNoise, ZeroNoise
+from deepinv.physics import GammaNoise, GaussianNoise, LinearPhysics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from torch import Tensor, nn
 
+from es_cli.building.data_sets import open_measurements, open_samples
 from es_cli.building.forward_operator import Operator, as_samples
+from es_cli.building.image_shape import is_pair
 from es_cli.building.mask_generator import build_splitter, count_folds
-from es_cli.building.parameters import build_sampled_operator, check_stored, open_parameters
+from es_cli.building.parameters import build_sampled_operator, with_stored_parameters
 from es_cli.building.parts import Builder
 from es_cli.building.rivals import build_library_loss, splits_of_losses, try_losses
 from es_cli.building.rule import build_test_rule, build_transform_group
 from es_cli.building.sides import build_consistency
+from es_cli.building.sizes import sized, with_sizes
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
-from es_cli.data.layout import Layout
-from es_cli.data.measurements import Measurements, SampleParameter, Samples, hold_out, not_finite
-from es_cli.data.parameters import look_through
-from es_cli.data.simulate import simulate
-from es_cli.data.stacks import ArrayStack, find_nonfinite, open_stack
-from es_cli.errors import DataError, Fault, SpecError
+from es_cli.data.batches import ends_of_each
+from es_cli.data.measurements import Measurements, hold_out
+from es_cli.errors import Fault, SpecError
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
-from es_cli.spec.schema import Component, Pair, Source, Spec
+from es_cli.spec.schema import Component, Pair, Spec
 from es_cli.splitting.averaging import TestRule, average
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
@@ -58,7 +56,7 @@ class Scaling:
         if not isinstance(self.mode, str):
             return torch.full((len(y),), float(self.mode), device=y.device)
         x = physics.A_adjoint(y)
-        size = (torch.linalg.vector_norm(x, dim=1) if is_pair(physics) else x.abs()).flatten(1)
+        size = (torch.linalg.vector_norm(x, dim=1) if is_pair(type(physics)) else x.abs()).flatten(1)
         scale = torch.quantile(size, 0.99, dim=1)
         scale = torch.where(scale > 0, scale, size.amax(1))
         return torch.where(scale > 0, scale, 1.0)
@@ -87,7 +85,7 @@ class Reconstruction:
         self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own."""
-        physics = with_parameters(self.operator.physics, params or {})
+        physics = self.physics_of(y, params or {})
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
         noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
@@ -98,6 +96,10 @@ class Reconstruction:
             )  # fmt: skip
         return x if scale is None else x * _per_sample(scale, x)
 
+    def physics_of(self, y: Tensor, params: Mapping[str, Tensor]) -> Any:
+        """The operator of measurements y (B, …): of their size, with the parameters that they have of their own."""
+        return with_parameters(sized(self.operator, tuple(y.shape[1:])).physics, params)
+
     def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
         the scale (B,) that they were divided by, None where nothing is scaled."""
@@ -105,7 +107,7 @@ class Reconstruction:
 
     def in_units(self, y: Tensor, x: Tensor | None, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """What `batch` gives, of samples that were read already."""
-        physics = with_parameters(self.operator.physics, params)
+        physics = self.physics_of(y, params)
         scale = self.scaling.of(y, physics)
         y, physics = self.scaling.apply(scale, y, physics)
         return y, x if x is None or scale is None else x / _per_sample(scale, x), physics, scale
@@ -129,30 +131,26 @@ class Experiment:
         return self.objective.network
 
 
-def is_pair(physics: Any) -> bool:
-    """Whether images are complex, as two channels."""
-    return isinstance(physics, (MRI, MultiCoilMRI))
-
-
 def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     """Data, operator, network and losses of a spec on `device`.
 
     Raises SpecError, DataError or DeviceError before anything is trained.
     """
+    spec = with_stored_parameters(spec)
     if spec.data is None:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train
     pictures = source.measurements is None
-    stack = as_samples(_open(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
+    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
-    train = _measurements(source, operator, spec.seed, "train", stack)
+    train = open_measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
-        validation = _measurements(spec.data.validation, operator, spec.seed, "validation")
+        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation")
     else:
         train, validation = hold_out(train, spec.data.validation, stream_seed(spec.seed, "validation"))
-    test = None if spec.data.test is None else _measurements(spec.data.test, operator, spec.seed, "test")
-    operator = operator.to(device)
+    test = None if spec.data.test is None else open_measurements(spec.data.test, operator, spec.seed, "test")
+    operator = with_sizes(operator, _image_sizes(operator, train, validation, test)).to(device)
     reconstruction, parts = build_reconstruction(spec, operator, scaling, device)
     objective, losses = _objective(spec, reconstruction, device)
     resolved = spec.model_copy(update={**parts, "physics": operator.part, "losses": losses})
@@ -160,22 +158,42 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         train = train.without_ground_truth()
     elif train.x is None:
         raise SpecError([Fault("a loss of this spec compares with ground truth, and data.train has no images", "losses", "add data.train.images, or use a loss of measurements alone")])
-    _check_network(reconstruction, train, device)
-    _check_losses(objective, reconstruction, train, spec, device)
+    _check_parts(spec, objective, reconstruction, train, validation, test, device)
     return Experiment(spec, resolved, operator, objective.to(device), reconstruction, train, validation, test)
 
 
-def _check_network(made: Reconstruction, data: Measurements, device: torch.device) -> None:
-    """SpecError where the network cannot be trained on batches of the operator's shape: found now, not at the first step."""
-    y, _, physics, _ = made.batch(data, [0, len(data) - 1], device)
+def _image_sizes(operator: Operator, *parts: Measurements | None) -> list[tuple[int, ...]]:
+    """The shapes of images in all parts of the data."""
+    return [operator.image.fitted(part.shape_at(ends[0])).shape for part in parts if part is not None for ends in ends_of_each(part)]
+
+
+def _check_parts(
+    spec: Spec, objective: Objective, made: Reconstruction, train: Measurements, validation: Measurements, test: Measurements | None, device: torch.device
+) -> None:
+    """SpecError where the network or a loss fails on one of the shapes of the data."""
+    seen = set()
+    for data in [part for part in (train, validation, test) if part is not None]:
+        for ends in ends_of_each(data):
+            if data.shape_at(ends[0]) not in seen:
+                _check_network(made, data, ends, device)
+                if data is not test:
+                    _check_losses(objective, made, data, ends, spec, device)
+            seen.add(data.shape_at(ends[0]))
+
+
+def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:
+    """SpecError where the network cannot be trained on batches of the shape that these samples have: found now, not at the first step."""
+    y, _, physics, _ = made.batch(data, positions, device)
     g = Batch(made.group.draw(1, made.seed))
-    check_network(made.network, y, virtual_operator(physics, g, made.group.orthogonal), made.operator.image.shape)
+    check_network(made.network, y, virtual_operator(physics, g, made.group.orthogonal), sized(made.operator, tuple(y.shape[1:])).image.shape)
 
 
-def _check_losses(objective: Objective, made: Reconstruction, data: Measurements, spec: Spec, device: torch.device) -> None:
+def _check_losses(
+    objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], spec: Spec, device: torch.device
+) -> None:
     """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
-    y, x, physics, scale = made.batch(data, list(range(min(2, len(data), spec.training.batch_size))), device)
-    try_losses(objective, y, physics, x, spec.seed, scale)
+    y, x, physics, scale = made.batch(data, positions[: spec.training.batch_size], device)
+    try_losses(objective, y, physics, x if objective.needs_ground_truth else None, spec.seed, scale)
 
 
 def build_reconstruction(spec: Spec, operator: Operator, scaling: Scaling, device: torch.device) -> tuple[Reconstruction, dict[str, Any]]:
@@ -196,61 +214,6 @@ def with_test_rule(made: Reconstruction, spec: Spec, device: torch.device) -> Re
     return replace(made, splitter=splitter, rule=build_test_rule(spec, made.operator, made.group, splitter, made.rule.repeats))
 
 
-def _open(source: Source | None, pictures: bool, seed: int, part: str = "train") -> Samples:
-    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read."""
-    assert source is not None  # a Pair has measurements or images
-    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part)
-    bad = find_nonfinite(stack)
-    if bad is not None:
-        raise not_finite(bad, stack.names[bad])
-    return stack
-
-
-def _measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opened: Samples | None = None) -> Measurements:
-    """The samples of one part of the data; measured once from images, with one operator and one noise draw each, where only images are given."""
-    part = operator.part
-    if pair.measurements is None:
-        images = opened or as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
-        x = ArrayStack(_as_images(images, operator.image), list(images.names), images.groups)
-        params = open_parameters(pair.params, operator, x.names)
-        y = ArrayStack(_simulated(x.array, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
-        return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
-    check_stored(pair, part, purpose)
-    y_stack = opened or as_samples(_open(pair.measurements, False, seed, purpose), part)
-    operator.measurement.arrange(y_stack.read([0]), y_stack.names[0])
-    x_stack = None if pair.images is None else as_samples(_open(pair.images, True, seed, purpose), part, pictures=True)
-    if x_stack is not None and len(x_stack) != len(y_stack):
-        raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
-    if x_stack is not None:
-        operator.image.arrange(x_stack.read([0]), x_stack.names[0])
-    params = open_parameters(pair.params, operator, y_stack.names)
-    data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
-    look_through(data)
-    return data
-
-
-def _simulated(images: np.ndarray, operator: Operator, params: Mapping[str, SampleParameter], seed: int) -> np.ndarray:
-    """Images measured once, each with the parameters that it has of its own."""
-
-    def of_sample(number: int) -> Any:
-        at = np.array([number])
-        return with_parameters(operator.physics, {name: torch.from_numpy(one.read(at, np.empty(0))) for name, one in params.items()})
-
-    return simulate(images, operator.physics, seed, of_sample=of_sample if params else None)
-
-
-def _as_images(stack: Samples, layout: Layout) -> np.ndarray:
-    """All images of a stack, float32 (n, *layout.shape); real pictures get a zero imaginary part where the operator measures complex ones."""
-    raw = stack.read(range(len(stack)))
-    if layout.pair and not np.iscomplexobj(raw) and raw.shape[1:] != layout.shape:
-        grey = raw.reshape(len(raw), *layout.shape[1:]) if raw.size == len(raw) * math.prod(layout.shape[1:]) else None
-        if grey is None:
-            raise DataError(f"pictures of shape {raw.shape[1:]} for complex images", where=stack.names[0], hint="add grey: true to data.train.images")
-        raw = grey.astype(np.complex64)
-    array, _ = layout.arrange(raw, stack.names[0])
-    return array
-
-
 def _scaling(spec: Spec, operator: Operator) -> Scaling:
     mode = "none" if spec.data is None else spec.data.scale
     check_scalable(mode, operator)
@@ -267,10 +230,16 @@ def check_scalable(mode: str | float, operator: Operator) -> None:
         raise SpecError([Fault(f"{name} does not scale with the image", "data.scale", "use scale: none")])
 
 
+def check_group(spec: Spec, operator: Operator) -> None:
+    """SpecError where a group of the spec does not map images of this operator to themselves."""
+    whole = spec.model_copy(update={"test": spec.test.model_copy(update={"splits": None})})
+    build_test_rule(whole, operator, _group(spec, operator), None, 1)
+
+
 def _group(spec: Spec, operator: Operator) -> Group:
     chosen = spec.transforms
     if chosen.train is None:
-        group = named_group(chosen.group or "trivial", operator.image.shape)
+        group, *_ = [named_group(chosen.group or "trivial", size) for size in (operator.image.shape, *operator.sizes)]
     else:
         group = build_transform_group(chosen.train, "transforms.train", operator, spec.seed)
     group.per_batch = chosen.per == "batch"

@@ -13,14 +13,14 @@ import torch
 from es_cli import catalog
 from es_cli.building.forward_operator import rebuild_operator
 from es_cli.building.parameters import fit_parameters
+from es_cli.building.sizes import of_any_size, sized, with_sizes
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
-from es_cli.errors import CheckpointError, DataError, Fault, SpecError
-from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, with_test_rule
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Fault, SpecError, out_of_memory, said
+from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, check_group, with_test_rule
 from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec, Test
 from es_cli.splitting.averaging import TestRule
-from es_cli.splitting.parameters import with_parameters
 from es_cli.training.runtime import full_float32, resolve_device
 
 
@@ -70,9 +70,10 @@ class Reconstructor:
     def reconstruct(self, y: np.ndarray, where: str = "input", params: Mapping[str, np.ndarray | str] | None = None) -> np.ndarray:
         """Images from one measurement or a batch, told apart by the operator's shape; complex in, complex out.
 
-        `params` are parameters of the operator in place of the checkpoint's, by name: an array for all samples or one for each, or from-data for
-        a mask. Raises DataError, naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where`
-        naming y in it; UsageError for a parameter that the operator does not take.
+        Where the network was trained on several sizes, y may have any that the network and its group take. `params` are parameters of the
+        operator in place of the checkpoint's, by name: an array for all samples or one for each, or from-data for a mask. Raises DataError,
+        naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where` naming y in it; UsageError
+        for a parameter that the operator does not take.
         """
         samples, form = self.made.operator.measurement.arrange(y, where)
         if not np.isfinite(samples).all():
@@ -80,21 +81,50 @@ class Reconstructor:
         images = self.images(samples, params=self.fit(params or {}, samples))
         return self.made.operator.image.restore(images, form)
 
-    def fit(self, params: Mapping[str, np.ndarray | str], samples: np.ndarray) -> dict[str, np.ndarray]:
-        """Users' parameters as the operator takes them beside arranged measurements (n, …): (n or 1, …). Raises DataError, UsageError."""
-        return fit_parameters(params, self.made.operator, samples)
+    def fit(self, params: Mapping[str, np.ndarray | list[np.ndarray] | str], samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Users' parameters as the operator takes them beside arranged measurements (n, …): (n or 1, …).
+
+        Raises DataError, also where the measurements have another size than the checkpoint's operator and the parameter that each has of its
+        own is not given; UsageError.
+        """
+        operator = self.made.operator
+        if samples.shape[1:] != operator.measurement.shape:
+            for name in set(self.per_sample) & set(operator.part.parameters) - set(params):
+                what = f"the {name} of the checkpoint is that of another size than {samples.shape[1:]}"
+                raise DataError(what, hint=f"give these measurements their own: --param {name}=FILE")
+        return fit_parameters(params, operator, samples)
 
     def images(
         self, samples: np.ndarray, rule: TestRule | None = None, batch: int = 8, params: Mapping[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """Images float32 (n, C, H, W) from arranged measurements (n, …); `rule` None is the checkpoint's own; `params` are what `fit` gives."""
-        return self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
+        """Images float32 (n, C, H, W) from arranged measurements (n, …); `rule` None is the checkpoint's own; `params` are what `fit` gives.
+
+        Raises DataError where the network or its group does not take images of another size than those that it was trained on.
+        """
+        operator = sized(self.made.operator, samples.shape[1:])
+        wanted = operator.image.shape
+        try:
+            if self.made.operator.sizes and wanted not in self.made.operator.sizes:
+                check_group(self.spec, operator)
+            made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
+        except (*LIBRARY_ERRORS, SpecError) as error:
+            if not self.made.operator.sizes or out_of_memory(error):
+                raise
+            raise DataError(f"images of shape {wanted} cannot be made: {said(error)}", hint=f"it was trained on {self._sizes}") from error
+        if made.shape[1:] != wanted:
+            raise DataError(f"the network makes images of shape {made.shape[1:]}, not {wanted}", hint=f"it was trained on {self._sizes}")
+        return made
+
+    @property
+    def _sizes(self) -> str:
+        told = self.made.operator.sizes[:5]
+        return ", ".join(str(size) for size in told) + (" …" if len(self.made.operator.sizes) > len(told) else "")
 
     def baseline(self, samples: np.ndarray, name: str, batch: int = 32, params: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """What needs no network, in the same form: `adjoint` Aᵀy or `pseudoinverse` A†y."""
 
         def make(y: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
-            physics = with_parameters(self.made.operator.physics, own)
+            physics = self.made.physics_of(y, own)
             return physics.A_adjoint(y) if name == "adjoint" else physics.A_dagger(y)
 
         return self._batched(samples, params or {}, make, batch)
@@ -129,6 +159,7 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
         spec = from_dict(metadata.spec, "checkpoint")
         spec = spec.model_copy(update={"model": catalog.without_weight_files(spec.model)})  # no checkpoint of ours names files
         image_shape = tuple(int(n) for n in metadata.measurement["image_shape"])
+        sizes = [tuple(int(n) for n in size) for size in metadata.measurement.get("sizes", [])]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"its description is not complete: {error!r:.100}") from error
     faults = catalog.check_spec(spec)
@@ -138,11 +169,13 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
     if named:
         raise CheckpointError(f"it names a file, at {named[0]}", hint="checkpoints of es need no file; this one is not to be trusted")
     operator = rebuild_operator(spec.physics, image_shape, {k: v for k, v in checkpoint.tensors.items() if k.startswith("physics.")})
+    if sizes:
+        operator = with_sizes(of_any_size(operator), sizes)
     made, _ = build_reconstruction(spec, operator.to(device), Scaling(metadata.scale), device)
     try:
         made.network.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
-        raise CheckpointError(f"its tensors do not fit its network: {' '.join(str(error).split())[:160]}", hint="the file is damaged") from error
+        raise CheckpointError(f"its tensors do not fit its network: {said(error, 160)}", hint="the file is damaged") from error
     return spec, made
 
 

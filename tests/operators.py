@@ -56,6 +56,13 @@ OPERATORS: dict[str, tuple[dict, tuple[int, ...]]] = {
         },
         IMAGE,
     ),
+    "StackedLinearPhysics": (
+        {
+            "name": "StackedLinearPhysics",
+            "physics_list": [{"name": "Inpainting", "mask": {"file": "mask"}}, {"name": "Downsampling", "factor": 2, "filter": {"file": "filter"}}],
+        },
+        IMAGE,
+    ),
 }
 
 

@@ -59,6 +59,7 @@ FROM_MEASUREMENTS = {
     "Inpainting": {}, "Demosaicing": {}, "Denoising": {}, "MRI": {}, "MRI-3D": {}, "MultiCoilMRI": {}, "MultiCoilMRI-3D": {}, "DynamicMRI": {},
     "SensingMatrix": {"img_size": [1, 16, 16]}, "SensingMatrix-channels": {"img_size": [3, 8, 8]}, "SinglePixelCamera": {}, "Tomography": {},
     "Tomography-number": {}, "Tomography-fan": {"img_width": 16}, "Blur": {}, "BlurFFT": {}, "Downsampling": {}, "Downsampling-file": {},
+    "ComposedLinearPhysics": {"img_size": [1, 16, 16]}, "StackedLinearPhysics": {"img_size": [1, 16, 16]},
 }  # fmt: skip
 
 
@@ -116,7 +117,13 @@ REFUSED = {
     "PhaseRetrieval": ({"name": "PhaseRetrieval", "B": {"name": "CompressedSensing", "m": 60}}, "needs a linear operator, and PhaseRetrieval is not"),
     "Haze": ({"name": "Haze"}, "needs a linear operator|several arrays|does not measure images"),
     "Pansharpen": ({"name": "Pansharpen", "filter": "gaussian"}, "several arrays"),
-    "Stacked": ({"name": "StackedLinearPhysics", "physics_list": [{"name": "Denoising"}, {"name": "Denoising"}]}, "several arrays"),
+    "StackedPhysics": ({"name": "StackedPhysics", "physics_list": [{"name": "Denoising"}, {"name": "Denoising"}]}, "several arrays.*name StackedLinearPhysics"),
+    "a stack of k-space": ({"name": "StackedLinearPhysics", "physics_list": [{"name": "Denoising"}, {"name": "MRI"}]}, "k-space are measured together"),
+    "a stack of what is not linear": ({"name": "StackedLinearPhysics", "physics_list": [{"name": "Haze"}]}, "Haze is not linear"),
+    "noise within a stack": (
+        {"name": "StackedLinearPhysics", "physics_list": [{"name": "Denoising", "noise_model": {"name": "GaussianNoise", "sigma": 0.1}}]},
+        "physics_list.0.noise_model.*move noise_model up",
+    ),
     "SequentialMRI": ({"name": "SequentialMRI", "mask": {"file": "mask3"}, "img_size": [2, 8, 8]}, "the adjoint of SequentialMRI is not"),
     "Blur without filter": ({"name": "Blur"}, "does not measure images"),
     "filter too large": ({"name": "Downsampling", "filter": "nonsense"}, "Downsampling"),
@@ -144,6 +151,7 @@ UNKNOWN = {
     "Blur-valid": ({"filter": {"file": "filter"}}, r"add img_size: \[C, H, W\]"),
     "Tomography-fan": ({}, "add img_width"),
     "ComposedLinearPhysics": ({}, r"add img_size: \[C, H, W\]"),
+    "StackedLinearPhysics": ({}, r"add img_size: \[C, H, W\]"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from es_cli.catalog import find, load_class
 from es_cli.data import readers
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Samples, WholeArray
-from es_cli.errors import CheckpointError, DataError, Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.spec.schema import ArrayFile, Component, TensorRef
 from es_cli.splitting.sensing import SensingMatrix
 from es_cli.splitting.tomography import Tomography
@@ -32,16 +32,23 @@ REMADE = {Inpainting, Demosaicing, Denoising, MRI, MultiCoilMRI, DynamicMRI, Sen
 
 @dataclass(frozen=True)
 class Operator:
-    """A forward operator with the layouts of what it measures and of its images; `part` and `arrays` build it again."""
+    """A forward operator with the layouts of what it measures and of its images; `part` and `arrays` build it again.
+
+    `sizes` are the shapes of images where the data have several, that of `image` first; (): all have this one. `others` are the operators of
+    the others, as far as they were asked for.
+    """
 
     physics: Any
     measurement: Layout
     image: Layout
     part: Component
     arrays: dict[str, Tensor]
+    sizes: tuple[tuple[int, ...], ...] = ()
+    device: torch.device | str = "cpu"
+    others: dict[tuple[int, ...], Operator] = field(default_factory=dict, compare=False, repr=False)
 
     def to(self, device: torch.device | str) -> Operator:
-        return Operator(self.physics.to(device), self.measurement, self.image, self.part, self.arrays)
+        return replace(self, physics=self.physics.to(device), device=device, others={})
 
 
 def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) -> Operator:
@@ -51,7 +58,7 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
     """
     cls = _physics_class(part)
     size = image_shape(part, cls, sample, pictures)
-    builder = Builder(seed=seed, context=_context(cls, part, size))
+    builder = Builder(seed=seed, context=_context(cls, size))
     if "mask" in part.parameters and issubclass(cls, (Inpainting, MRI, MultiCoilMRI)) and not issubclass(cls, SequentialMRI):
         part = _hold(builder, part, "mask", _sampling_mask(part, cls, size, sample, seed))
     if isinstance(part.parameters.get("coil_maps"), (str, ArrayFile)):
@@ -62,6 +69,14 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
     operator = _operator(physics, resolved, builder.resolved, size, is_pair(cls))
     _check_remade(operator)
     return operator
+
+
+def operator_of_size(part: Component, size: tuple[int, ...], arrays: Mapping[str, Tensor]) -> Operator:
+    """The operator for images of `size` (C, …) whose `part` says nothing of it and refers to `arrays` for all that is drawn or read."""
+    cls = _physics_class(part)
+    builder = Builder(context=_context(cls, size), arrays=dict(arrays))
+    physics, resolved = builder.build(part, "physics", "physics")
+    return _operator(physics, resolved, builder.resolved, size, is_pair(cls))
 
 
 def rebuild_operator(part: Component, size: tuple[int, ...], arrays: Mapping[str, Tensor]) -> Operator:
@@ -80,7 +95,7 @@ def rebuild_operator(part: Component, size: tuple[int, ...], arrays: Mapping[str
     try:
         physics.load_state_dict({key: stored[key] for key in state}, strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f"the operator's tensors do not fit it: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(f"the operator's tensors do not fit it: {said(error)}") from error
     return _operator(physics, resolved, builder.resolved, size, pair)
 
 
@@ -91,11 +106,13 @@ def _operator(physics: Any, part: Component, arrays: dict[str, Tensor], size: tu
     try:
         with torch.no_grad():
             y = physics.A(torch.zeros(1, *size))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SpecError([Fault(f"{part.name} does not measure images of shape {size}: {text}", "physics", "check img_size and the arrays")]) from error
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        raise SpecError([Fault(f"{part.name} does not measure images of shape {size}: {said(error)}", "physics", "check img_size and the arrays")]) from error
     if not isinstance(y, Tensor):
-        raise SpecError([Fault(f"{part.name} measures several arrays at once, which es cannot split yet", "physics")])
+        what = f"{part.name} measures several arrays at once, and masks, noise and files of measurements are of one"
+        raise SpecError([Fault(what, "physics", "name StackedLinearPhysics, which flattens and joins what linear operators measure")])
     arrays = {**arrays, **{f"physics.{key}": value for key, value in _state(physics).items()}}
     return Operator(physics, Layout(tuple(y.shape[1:]), pair), Layout(tuple(size), pair), part, arrays)
 
@@ -135,6 +152,8 @@ def as_samples(stack: Samples, part: Component, pictures: bool = False) -> Sampl
     """`stack`, or the one sample that its array is where the rank says that there is no sample axis; it holds images if `pictures`."""
     size = part.parameters.get("img_size")
     wanted = tuple(size) if isinstance(size, (list, tuple)) else None
+    if stack.shapes is not None:
+        return stack
     whole = (len(stack), *stack.sample_shape)
     rank = sample_rank(_physics_class(part), part, np.issubdtype(stack.dtype, np.complexfloating), pictures)
     return WholeArray(stack) if len(stack.sample_shape) < rank or whole == wanted else stack
@@ -206,9 +225,6 @@ def _measured_entries(samples: Samples, layout: Layout) -> Tensor:
     return as_tensor(np.asarray(seen.any(0)) if layout.pair else seen)
 
 
-def _context(cls: type, part: Component, size: tuple[int, ...]) -> dict[str, Any]:
+def _context(cls: type, size: tuple[int, ...]) -> dict[str, Any]:
     """What the operator's constructor is told without the spec saying so."""
-    context: dict[str, Any] = {"img_width": size[-1]}
-    if "img_size" not in part.parameters:
-        context["img_size"] = size[1:] if is_pair(cls) else size
-    return context
+    return {"img_width": size[-1], "img_size": size[1:] if is_pair(cls) else size}

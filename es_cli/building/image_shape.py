@@ -27,6 +27,7 @@ from es_cli.data.measurements import Samples
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.schema import Component
 from es_cli.splitting.sensing import SensingMatrix
+from es_cli.splitting.stacked import StackedLinearPhysics
 
 Size = tuple[int, ...]
 
@@ -54,7 +55,7 @@ def sample_rank(cls: type, part: Component, is_complex: bool, pictures: bool) ->
 
 def measures_vectors(cls: type, part: Component) -> bool:
     """Whether a measurement is a list of numbers, without the axes of an image."""
-    return issubclass(cls, (CompressedSensing, SensingMatrix)) or (issubclass(cls, SinglePixelCamera) and part.parameters.get("fast") is False)
+    return issubclass(cls, (CompressedSensing, SensingMatrix, StackedLinearPhysics)) or (issubclass(cls, SinglePixelCamera) and part.parameters.get("fast") is False)
 
 
 def image_shape(part: Component, cls: type, sample: Samples, pictures: bool) -> Size:

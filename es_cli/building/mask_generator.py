@@ -10,7 +10,7 @@ from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 
 from es_cli.building.forward_operator import Operator
 from es_cli.building.parts import Builder
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, Fault, SpecError, out_of_memory, said
 from es_cli.spec.schema import Component
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator
 from es_cli.splitting.masks import Splitter, draw_split, split_axes, units
@@ -44,6 +44,9 @@ def build_splitter(part: Component | None, operator: Operator, seed: int, device
         what = "real and imaginary part of a point of k-space are measured together and cannot be split"
         raise SpecError([Fault(what, f"{PATH}.pixelwise", "leave pixelwise out")])
     _check_axis(built, physics, shape)
+    if operator.measurement.free and not (type(built) is BernoulliSplittingMaskGenerator or isinstance(built, LineSplittingMaskGenerator)):
+        what = f"{type(built).__name__} draws masks of one size, and the samples have several"
+        raise SpecError([Fault(what, PATH, "use BernoulliSplittingMaskGenerator or LineSplittingMaskGenerator")])
     splitter = Splitter(built, split_axes(physics, len(shape) + 1, pixelwise))
     _check_draw(splitter, operator, mask_shape)
     return splitter, kept
@@ -88,9 +91,10 @@ def _check_draw(splitter: Splitter, operator: Operator, wanted: tuple[int, ...])
         raise SpecError([Fault(f"splits of shape {tuple(size)} for measurements of shape {wanted}", f"{PATH}.img_size", hint)])
     try:
         split = draw_split(splitter, (2, *shape), mask, seed=0).cpu()
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        what = f"no split of measurements of shape {wanted} can be drawn: {text}"
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        what = f"no split of measurements of shape {wanted} can be drawn: {said(error, 160)}"
         raise SpecError([Fault(what, PATH, f"{hint}, and a split_ratio between 0 and 1")]) from error
     rest = (1 if mask is None else mask.cpu()) - split
     if not bool(rest.flatten(1).any(1).all()):

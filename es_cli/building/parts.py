@@ -19,7 +19,7 @@ from torch import Tensor
 
 from es_cli import catalog
 from es_cli.data import readers
-from es_cli.errors import EsError, Fault, SpecError
+from es_cli.errors import EsError, Fault, SpecError, said
 from es_cli.networks.weights import load_weights
 from es_cli.spec.schema import ArrayFile, Component, TensorRef
 from es_cli.streams import generator, reseed, stream_seed
@@ -143,8 +143,7 @@ def _refusals(name: str, path: str) -> Iterator[None]:
     except ImportError as error:
         raise SpecError([Fault(f"{name} needs a package that is not installed: {error}", path)]) from error
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise SpecError([Fault(f"{name} refuses its parameters: {text[:300]}", path, "see its documentation for what it takes")]) from error
+        raise SpecError([Fault(f"{name} refuses its parameters: {said(error, 300)}", path, "see its documentation for what it takes")]) from error
 
 
 @contextlib.contextmanager

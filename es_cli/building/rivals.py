@@ -13,7 +13,7 @@ from torch import Tensor
 from es_cli import catalog
 from es_cli.building.forward_operator import Operator
 from es_cli.building.parts import Builder
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, Fault, SpecError, out_of_memory, said
 from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.group import Group
 from es_cli.splitting.library_loss import LibraryLoss, SeededSplits
@@ -24,8 +24,6 @@ from es_cli.streams import stream_seed
 
 # parameters of losses that say how strong the noise is; left out, they are those of the operator's noise model
 NOISE = ("sigma", "gain", "noise_model")
-# what deepinv and torch raise about shapes and kinds that do not go together
-COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError, NotImplementedError)
 
 
 def splits_of_losses(spec: Spec) -> tuple[bool, Component | None]:
@@ -78,7 +76,7 @@ def build_library_loss(
 
 def _noise_levels(physics: Any) -> dict[str, float]:
     """σ and gain of the operator's noise, where they are numbers, in the units of the measurements."""
-    levels = {name: getattr(physics.noise_model, name, None) for name in ("sigma", "gain")}
+    levels = {name: getattr(physics.noise_model, name, None) for name in catalog.LEVELS}
     return {name: float(value) for name, value in levels.items() if isinstance(value, Tensor) and value.numel() == 1}
 
 
@@ -129,11 +127,10 @@ def _complaints(objective: Objective, batch: Pass) -> Iterator[Fault]:
         try:
             with torch.no_grad():
                 value = float(term(batch))
-        except COMPLAINTS as error:
-            if "out of memory" in str(error):
+        except LIBRARY_ERRORS as error:
+            if out_of_memory(error):
                 raise
-            text = " ".join(str(error).split())[:200] or type(error).__name__
-            yield Fault(f"{name} cannot be computed for these data: {text}", f"losses.{i}", "see its documentation for the operators it is made for")
+            yield Fault(f"{name} cannot be computed for these data: {said(error)}", f"losses.{i}", "see its documentation for the operators it is made for")
             continue
         if value != value or value in {float("inf"), float("-inf")}:
             yield Fault(f"{name} is {value} for these data", f"losses.{i}", "see its documentation for the operators it is made for")

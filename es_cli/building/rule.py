@@ -42,4 +42,4 @@ def build_transform_group(parts: Sequence[Component], path: str, operator: Opera
     """The product of the transforms that a spec lists at `path`. Raises SpecError where one does not map the images to themselves."""
     paths = [f"{path}.{i}" for i in range(len(parts))]
     built = [Builder(seed=seed).build(part, at, "transform")[0] for part, at in zip(parts, paths, strict=True)]
-    return transform_group(built, operator.image.shape, paths)
+    return transform_group(built, operator.image.shape, paths, operator.sizes)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, suggest
+from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Found, Parameter, entries, find, suggest
 from es_cli.spec.component import ArrayFile, Component, TensorRef, shown
 from es_cli.spec.schema import FROM_DATA
 from es_cli.spec.wording import YES_NO, did_you_mean
-
-Found = list[tuple[str, str, str]]  # path, what, hint
 
 WORDS = {
     "bool": "true or false",

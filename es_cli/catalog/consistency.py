@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from es_cli.catalog.entries import find
+from es_cli.catalog.entries import Found, find
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING
 from es_cli.spec.component import Component, TensorRef
 from es_cli.spec.schema import FROM_DATA, Pair, Spec
 
-Found = list[tuple[str, str, str]]
-
+LEVELS = ("sigma", "gain")  # of noise, in the units of the measurements
 HAS_SAMPLING_MASK = ("Inpainting", "MRI", "MultiCoilMRI", "DynamicMRI")
 # operators that deepinv draws at random when they are built, and the parameters that fix them; () where nothing does
 DRAWN: dict[str, tuple[str, ...]] = {
@@ -31,8 +30,8 @@ INSTEAD = {
 def check_consistency(spec: Spec) -> Found:
     """(path, what, hint) each."""
     return [
-        *_drawn_operator(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec), *_splits_in_turn(spec), *_blind_network(spec),
-        *_tensor_references(spec),
+        *_drawn_operator(spec), *_noise_in_a_stack(spec), *_mask_from_data(spec), *_noise_levels(spec), *_one_adapting_loss(spec),
+        *_splits_in_turn(spec), *_blind_network(spec), *_tensor_references(spec),
     ]  # fmt: skip
 
 
@@ -106,6 +105,18 @@ def _is_ratio(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _noise_in_a_stack(spec: Spec) -> Found:
+    """The measurements of a stack are one array, with one noise model."""
+    stacked = spec.physics.parameters.get("physics_list")
+    if spec.physics.name != "StackedLinearPhysics" or not isinstance(stacked, tuple):
+        return []
+    return [
+        (f"{path}.noise_model", "the noise of a stack is its own, and not that of the operators in it", "move noise_model up, beside physics_list")
+        for path, part in _nested(stacked, "physics.physics_list")
+        if part.parameters.get("noise_model") is not None
+    ]
+
+
 def _mask_from_data(spec: Spec) -> Found:
     if spec.data is None or spec.physics.parameters.get("mask") != FROM_DATA:
         return []
@@ -128,7 +139,7 @@ def known_of_operator(physics: Component) -> set[str]:
     noise, mask = physics.parameters.get("noise_model"), physics.parameters.get("mask")
     entry = find(noise.name, ("noise",)) if isinstance(noise, Component) else None
     if entry is not None:
-        known |= {parameter.name for parameter in entry.parameters if parameter.name in {"sigma", "gain"}}
+        known |= {parameter.name for parameter in entry.parameters if parameter.name in LEVELS}
     if isinstance(mask, Component) and find(mask.name, ("generator",)) is not None:
         known.add("physics_generator")
     return known
@@ -137,7 +148,7 @@ def known_of_operator(physics: Component) -> set[str]:
 def _noise_levels(spec: Spec) -> Found:
     """σ and gain of a noise model are finite; σ may be 0, where there is none."""
     noise = spec.physics.parameters.get("noise_model")
-    given = {} if not isinstance(noise, Component) else {name: noise.parameters.get(name) for name in ("sigma", "gain")}
+    given = {} if not isinstance(noise, Component) else {name: noise.parameters.get(name) for name in LEVELS}
     found = []
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):

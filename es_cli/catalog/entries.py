@@ -14,6 +14,8 @@ from typing import Any
 from es_cli.errors import Fault, SpecError
 from es_cli.spec.wording import did_you_mean
 
+Found = list[tuple[str, str, str]]  # what is wrong with a spec: (path in it, what, hint) each
+
 KINDS = ("physics", "noise", "generator", "transform", "loss", "metric", "model", "optimizer", "scheduler")
 # filled in by what is known when the part is built, and so never missing
 CONTEXT_PARAMETERS = frozenset({"img_size", "img_width", "device", "rng", "dtype", "params", "optimizer", "T_max", "total_steps"})

@@ -35,6 +35,7 @@ OWN = (
     ("es_cli.splitting.generators", "AngleSplittingMaskGenerator", "generator"),
     ("es_cli.splitting.generators", "LineSplittingMaskGenerator", "generator"),
     ("es_cli.splitting.composed", "ComposedLinearPhysics", "physics"),
+    ("es_cli.splitting.stacked", "StackedLinearPhysics", "physics"),
     ("es_cli.splitting.sensing", "CompressedSensing", "physics"),
     ("es_cli.splitting.sensing", "SensingMatrix", "physics"),
     ("es_cli.splitting.sinograms", "SinogramMSE", "metric"),

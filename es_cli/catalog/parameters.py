@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from es_cli.catalog.consistency import Found, pairs
+from es_cli.catalog.consistency import LEVELS, pairs
+from es_cli.catalog.entries import Found
 from es_cli.spec.component import Component
 from es_cli.spec.schema import FROM_DATA, Pair, Spec
 from es_cli.spec.wording import did_you_mean
 
-OF_PHYSICS = {
+BY_PHYSICS = {
     "Inpainting": ("mask",),
     "MRI": ("mask",),
     "DynamicMRI": ("mask",),
     "MultiCoilMRI": ("mask", "coil_maps"),
 }
-OF_NOISE = {"GaussianNoise": ("sigma",), "PoissonNoise": ("gain",), "PoissonGaussianNoise": ("sigma", "gain")}
+OF_PHYSICS = tuple(dict.fromkeys(name for names in BY_PHYSICS.values() for name in names))
+BY_NOISE = {"GaussianNoise": ("sigma",), "PoissonNoise": ("gain",), "PoissonGaussianNoise": ("sigma", "gain")}
 
 
 def operator_parameters(physics: Component) -> tuple[str, ...]:
     """The parameters of an operator that may differ from sample to sample: its own, and those of its noise model."""
-    return (*OF_PHYSICS.get(physics.name, ()), *OF_NOISE.get(_noise(physics).name, ()))
+    return (*BY_PHYSICS.get(physics.name, ()), *BY_NOISE.get(_noise(physics).name, ()))
 
 
 def fixed_parameters(physics: Component) -> set[str]:
     """Those of them that the spec gives the operator itself."""
-    given = {**physics.parameters, **{name: value for name, value in _noise(physics).parameters.items() if name in ("sigma", "gain")}}
+    given = {**physics.parameters, **{name: value for name, value in _noise(physics).parameters.items() if name in LEVELS}}
     return {name for name in operator_parameters(physics) if given.get(name) is not None}
 
 
@@ -33,8 +35,11 @@ def left_to_samples(physics: Component, pair: Pair) -> list[str]:
     return [name for name in needed if name in pair.params and physics.parameters.get(name) is None]
 
 
-def check_parameters(spec: Spec) -> Found:
-    """(path, what, hint) for parameters of samples that the operator does not take, or that a part of the data lacks."""
+def check_parameters(spec: Spec, looked_into: bool = False) -> Found:
+    """(path, what, hint) for parameters of samples that the operator does not take, or that a part of the data lacks.
+
+    An HDF5 file may hold them itself; `looked_into` says that those which do are named by now.
+    """
     found: Found = []
     legal = operator_parameters(spec.physics)
     for part, pair in pairs(spec):
@@ -46,7 +51,7 @@ def check_parameters(spec: Spec) -> Found:
                 found.append((path, f"only a mask can be read off the data, and this is {name}", "give a file"))
             elif source == FROM_DATA and pair.measurements is None:
                 found.append((path, f"from-data reads the mask off measurements, and data.{part} has none", "give a file of masks"))
-    return [*found, *_lacking(spec, legal)]
+    return [*found, *_lacking(spec, legal, looked_into)]
 
 
 def wanted(name: str, legal: tuple[str, ...]) -> str:
@@ -61,7 +66,7 @@ def described(physics: Component) -> str:
     return f"{physics.name} with {noise}" if noise else f"{physics.name} without noise"
 
 
-def _lacking(spec: Spec, legal: tuple[str, ...]) -> Found:
+def _lacking(spec: Spec, legal: tuple[str, ...], looked_into: bool) -> Found:
     """A parameter that some samples have and others lack must be one of the operator itself."""
     parts = pairs(spec)
     named = {name for _, pair in parts for name in pair.params if name in legal} - fixed_parameters(spec.physics)
@@ -72,8 +77,14 @@ def _lacking(spec: Spec, legal: tuple[str, ...]) -> Found:
             "add it here, or one for all to physics",
         )
         for part, pair in parts
+        if looked_into or not _may_hold_them(pair)
         for name in sorted(named - set(pair.params))
     ]
+
+
+def _may_hold_them(pair: Pair) -> bool:
+    file = None if pair.measurements is None else pair.measurements.file
+    return file is not None and file.lower().endswith((".h5", ".hdf5"))
 
 
 def _noise(physics: Component) -> Component:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from es_cli.catalog.entries import find
+from es_cli.catalog.entries import Found, find
 from es_cli.spec.component import Component
 from es_cli.spec.schema import Spec
-
-Found = list[tuple[str, str, str]]
 
 EQUIVARIANT_SPLITTING = "EquivariantSplittingLoss"
 MEASURED = "MCLoss"

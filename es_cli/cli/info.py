@@ -48,7 +48,7 @@ def _facts(metadata: dict[str, Any]) -> dict[str, Any]:
         "name": spec.get("name"),
         "physics": brief(spec.get("physics")),
         "measurement": _shape(measurement.get("shape")) + is_complex,
-        "image": _shape(measurement.get("image_shape")) + is_complex,
+        "image": " or ".join(_shape(size) for size in measurement.get("sizes") or [measurement.get("image_shape")]) + is_complex,
         "scale": metadata["scale"],
         "model": brief(spec.get("model")),
         "losses": brief(spec.get("losses")),

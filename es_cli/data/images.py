@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from es_cli.data.files import reading
-from es_cli.errors import DataError
+from es_cli.errors import DataError, said
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.bool_): 1.0}
@@ -107,8 +107,7 @@ def _decoding(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError("more pixels than a picture can be trusted to have", where=str(path), hint="cut it into smaller ones") from error
     except Exception as error:  # a damaged file makes the decoders raise nearly anything: ZeroDivisionError, AssertionError, struct.error
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"not a whole {path.suffix.lower()} file: {reason}", where=str(path), hint="write or copy it again") from error
+        raise DataError(f"not a whole {path.suffix.lower()} file: {said(error, 120)}", where=str(path), hint="write or copy it again") from error
 
 
 def _pillow(path: Path) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,25 +23,33 @@ class Form:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape (C, …, H, W) or (m,) of one sample as the operator sees it; `pair` where its two channels are real and imaginary part."""
+    """The shape (C, …, H, W) or (m,) of one sample as the operator sees it; `pair` where its two channels are real and imaginary part.
+
+    `free` is how many of the last axes may have another length in other samples.
+    """
 
     shape: tuple[int, ...]
     pair: bool
+    free: int = 0
 
     def arrange(self, array: np.ndarray, where: str) -> tuple[np.ndarray, Form]:
-        """One sample or a batch, told apart by the shape, as float32 (n, *shape), and the form to give it back in.
+        """One sample or a batch of one shape, told apart by the shape, as float32 (n, *shape), and the form to give it back in.
 
         Raises DataError, naming the shapes that are accepted, where the array is neither.
         """
         is_complex = np.iscomplexobj(array)
         for form in self._forms(is_complex):
             for batched in (False, True):
-                if array.ndim == len(form) + batched and array.shape[batched:] == form:
+                if array.ndim == len(form) + batched and self._has(form, array.shape[batched:]):
                     samples = array if batched else array[None]
-                    return self._channels(samples), Form(batched, is_complex, len(form) < len(self.shape))
+                    return self.fitted(array.shape)._channels(samples), Form(batched, is_complex, len(form) < len(self.shape))
         raise DataError(
             f"array of shape {array.shape} and type {array.dtype} does not fit the operator", where=where, hint=f"wanted {self.wanted}"
         )
+
+    def fitted(self, shape: Sequence[int]) -> Layout:
+        """The layout of samples whose arrays have `shape`: this one, with the lengths of the free axes taken from it."""
+        return replace(self, shape=(*self.shape[: -self.free], *shape[-self.free :])) if self.free else self
 
     def restore(self, samples: np.ndarray, form: Form) -> np.ndarray:
         """Images (n, *shape), float32, in the form in which the measurement came: complex if it was, no batch axis if it had none."""
@@ -55,7 +63,8 @@ class Layout:
     def wanted(self) -> str:
         """The accepted shapes, in words."""
         forms = [f"{form} real" for form in self._forms(False)] + [f"{form} complex" for form in self._forms(True)]
-        return " or ".join(forms) + ", or a batch (n, …) of these"
+        size = f", the last {self.free} axes of any length" if self.free else ""
+        return " or ".join(forms) + f", or a batch (n, …) of these{size}"
 
     def _forms(self, is_complex: bool) -> list[tuple[int, ...]]:
         if is_complex:
@@ -63,6 +72,10 @@ class Layout:
         if len(self.shape) == 1:  # a vector, which may lie on disk with a channel axis
             return [self.shape, (1, *self.shape)]
         return [self.shape, self.shape[1:]] if self.shape[0] == 1 else [self.shape]
+
+    def _has(self, form: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        fixed = len(form) - self.free
+        return form[:fixed] == shape[:fixed]
 
     def _channels(self, samples: np.ndarray) -> np.ndarray:
         if np.iscomplexobj(samples):

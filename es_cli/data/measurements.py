@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,23 +12,27 @@ import torch
 from torch import Tensor
 
 from es_cli.data.layout import Layout
+from es_cli.data.shapes import Shape
 from es_cli.data.stacks import ArrayStack
 from es_cli.errors import DataError
 
 
 class Samples(Protocol):
-    """What a Stack and a stack of one offer: random access to samples that may lie on disk."""
+    """What a Stack and a stack of one offer: random access to samples that may lie on disk. `shapes` is that of each where they differ, else None."""
 
     @property
     def names(self) -> list[str]: ...
     @property
     def groups(self) -> np.ndarray | None: ...
     @property
-    def sample_shape(self) -> tuple[int, ...]: ...
+    def shapes(self) -> list[Shape] | None: ...
+    @property
+    def sample_shape(self) -> Shape: ...
     @property
     def dtype(self) -> np.dtype: ...
     def __len__(self) -> int: ...
-    def read(self, indices: Sequence[int]) -> np.ndarray: ...
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The samples at `indices`, which have one shape, (n, …)."""
 
 
 class SampleParameter(Protocol):
@@ -80,8 +85,20 @@ class Measurements:
     def without_ground_truth(self) -> Measurements:
         return replace(self, x=None, x_layout=None)
 
+    @cached_property
+    def shapes(self) -> np.ndarray | None:
+        """A number for the shape of each sample as the operator sees it, (n,); None where all have one."""
+        if self.y.shapes is None:
+            return None
+        found = np.unique([self.shape_at(position) for position in range(len(self))], axis=0, return_inverse=True)[1]
+        return None if not found.any() else found.reshape(-1)
+
+    def shape_at(self, position: int) -> Shape:
+        """The shape of the measurement of one sample as the operator sees it."""
+        return self.layout.fitted(self.y.sample_shape if self.y.shapes is None else self.y.shapes[self.index[position]]).shape
+
     def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """y (B, *shape), x (B, *image shape) or None, and the operator's parameters (B or 1, …) that these samples have, on `device`.
+        """y (B, *shape), x (B, *image shape) or None, and the operator's parameters (B or 1, …) that these samples, all of one shape, have, on `device`.
 
         y and x are float32. Raises DataError naming the sample that does not fit or holds NaN or infinity.
         """
@@ -93,8 +110,10 @@ class Measurements:
 
     @staticmethod
     def _read(samples: Samples, layout: Layout, at: np.ndarray) -> np.ndarray:
-        raw = samples.read(at.tolist())
-        array, _ = layout.arrange(raw, samples.names[at[0]])
+        # samples of one shape may lie on disk with or without an axis of channels
+        parts = [at] if samples.shapes is None else np.split(at, len(at))
+        arrays = [layout.arrange(samples.read(part.tolist()), samples.names[part[0]])[0] for part in parts]
+        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         finite = np.isfinite(array).reshape(len(array), -1).all(1)
         if not finite.all():
             bad = int(at[np.flatnonzero(~finite)[0]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from es_cli.data import readers
 from es_cli.data.files import find_files
 from es_cli.data.measurements import Measurements, Samples, WholeArray
+from es_cli.data.shapes import Shape
 from es_cli.data.stacks import SCAN, ArrayStack, open_stack
 from es_cli.errors import DataError
 from es_cli.spec.schema import ArrayFile, Source
@@ -36,6 +37,11 @@ class Parameter:
         array = self._without_singletons(array)
         samples = array if self.counts_samples(array.shape, array.dtype, count, where) else array[None]
         return self.checked(samples, [where if len(samples) == 1 else f"{where}[{i}]" for i in range(len(samples))])
+
+    def sized(self, like: Sequence[int]) -> Parameter:
+        """The same for samples of another size: for those whose measurements or images have the shape `like` (…, H, W)."""
+        spatial = len(self.shape) - 1
+        return replace(self, shape=(self.shape[0], *like[-spatial:])) if spatial > 0 else self
 
     def fits(self, shape: tuple[int, ...], dtype: np.dtype) -> bool:
         """Whether an array is that of one sample."""
@@ -123,9 +129,13 @@ class StoredParameter:
         self.parameter, self.samples, self.each = parameter, samples, each
 
     def read(self, at: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """That of the samples at `at`, (B or 1, *shape); `y`, their measurements, is not looked at. Raises DataError."""
+        """That of the samples at `at`, (B or 1, *shape); of `y`, their measurements or images, only the size counts. Raises DataError."""
         rows = at.tolist() if self.each else [0]
-        return self.parameter.checked(self.samples.read(rows), [self.samples.names[row] for row in rows])
+        parameter = self.parameter.sized(y.shape) if y.size else self.parameter
+        if self.samples.shapes is None:
+            return parameter.checked(self.samples.read(rows), [self.samples.names[row] for row in rows])
+        # masks of one size may lie on disk with or without an axis of channels
+        return np.concatenate([parameter.checked(self.samples.read([row]), [self.samples.names[row]]) for row in rows])
 
 
 class OwnZeros:
@@ -136,7 +146,7 @@ class OwnZeros:
 
     def read(self, at: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The masks of measurements y (B, …), which are those at `at`: (B, *shape). Raises DataError where a measurement is 0 everywhere."""
-        return self.parameter.checked(self.seen(y), [self.names[i] for i in at])
+        return self.parameter.sized(y.shape).checked(self.seen(y), [self.names[i] for i in at])
 
     def seen(self, y: np.ndarray) -> np.ndarray:
         """1 where y (B, C, …) is not 0 in any of its coils, and either channel of a complex number: (B, C, …)."""
@@ -146,10 +156,11 @@ class OwnZeros:
         return seen.any(1, keepdims=True) if self.parameter.pair else seen
 
 
-def open_parameter(source: ArrayFile, parameter: Parameter, count: int) -> StoredParameter:
+def open_parameter(source: ArrayFile, parameter: Parameter, count: int, sizes: Sequence[Shape] | None = None) -> StoredParameter:
     """The parameter of `count` samples in a file, a folder or a glob, in which each file is a sample; values are looked through where that is quick.
 
-    Raises DataError, naming the shapes that are wanted, where the file does not hold it.
+    `sizes` are the shapes (…, H, W) of the samples where they differ. Raises DataError, naming the shapes that are wanted, where the file does
+    not hold it.
     """
     if not parameter.shape:
         path = Path(source.file)
@@ -157,31 +168,44 @@ def open_parameter(source: ArrayFile, parameter: Parameter, count: int) -> Store
         names = [f"{path}[{i}]" if len(array) > 1 else str(path) for i in range(len(array))]
         return StoredParameter(parameter, ArrayStack(array, names), each=len(array) == count)
     stack: Samples = open_stack(Source(file=source.file, key=source.key), pictures=False, seed=0)
-    shape = (len(stack), *stack.sample_shape)
     if len(find_files(source.file)) > 1:  # each file is a sample, so that their number is not taken for an axis
-        if not parameter.fits(stack.sample_shape, stack.dtype):
+        if sizes is None and stack.shapes is None and not parameter.fits(stack.sample_shape, stack.dtype):
             raise parameter.misfit(stack.sample_shape, stack.dtype, count, stack.names[0])
         if len(stack) != count:
             raise parameter.too_many(len(stack), count, source.file)
         stacked = True
+    elif sizes is not None:
+        hint = "give a folder with one file for each sample, in the order of the samples"
+        raise DataError(f"one array of {parameter.name} for samples of several sizes", where=source.file, hint=hint)
     else:
-        stacked = parameter.counts_samples(shape, stack.dtype, count, source.file)
-    stored = StoredParameter(parameter, stack if stacked else WholeArray(stack), each=stacked and len(stack) == count)
-    for rows in _chunks(count if stored.each else 1, parameter.shape):
-        stored.read(rows, np.empty(0))
+        stacked = parameter.counts_samples((len(stack), *stack.sample_shape), stack.dtype, count, source.file)
+    each = stacked and len(stack) == count
+    if sizes is not None or stack.shapes is not None:
+        _check_each_size(stack, parameter, sizes or [parameter.shape] * count)
+    stored = StoredParameter(parameter, stack if stacked else WholeArray(stack), each)
+    for rows in _chunks(count if each else 1, parameter.shape, together=sizes is None):
+        stored.read(rows, np.empty(0) if sizes is None else np.empty(sizes[rows[0]]))
     return stored
+
+
+def _check_each_size(stack: Samples, parameter: Parameter, sizes: Sequence[Shape]) -> None:
+    """DataError where one of the samples has a parameter of another size than its own."""
+    for i, size in enumerate(sizes):
+        shape = stack.sample_shape if stack.shapes is None else stack.shapes[i]
+        if not parameter.sized(size).fits(shape, stack.dtype):
+            raise parameter.sized(size).misfit(shape, stack.dtype, 1, stack.names[i])
 
 
 def look_through(data: Measurements) -> None:
     """Read the parameters that are seen in the measurements themselves, where that is quick. Raises DataError for the sample that has none."""
     if any(isinstance(one, OwnZeros) for one in data.params.values()):
-        for rows in _chunks(len(data), data.layout.shape):
+        for rows in _chunks(len(data), data.layout.shape, together=data.shapes is None):
             data.batch(rows.tolist())
 
 
-def _chunks(count: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The numbers of `count` samples in runs that fit into memory; none where looking at all of them would take long."""
+def _chunks(count: int, shape: tuple[int, ...], together: bool) -> Iterator[np.ndarray]:
+    """The numbers of `count` samples in runs that fit into memory, or one by one; none where looking at all of them would take long."""
     size = max(1, math.prod(shape) * 8)
-    step = max(1, SCAN // size)
+    step = max(1, SCAN // size) if together else 1
     for start in range(0, count if count * size <= LIMIT else 0, step):
         yield np.arange(start, min(start + step, count))

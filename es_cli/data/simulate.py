@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from es_cli.errors import DataError
+from es_cli.data.shapes import runs
+from es_cli.errors import DataError, said
 from es_cli.streams import reseed, stream_seed
 
 if TYPE_CHECKING:
     from es_cli.data.measurements import Samples
 
 
-def simulate(
-    images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32, of_sample: Callable[[int], Any] | None = None
-) -> np.ndarray:
-    """Measure images (n, C, H, W), float32, with noise: (n, …), float32. Each sample has a noise stream of its own, keyed by its number.
+def simulate(images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32, of_sample: Callable[[int], Any] | None = None) -> list[np.ndarray]:
+    """Measure images (C, H, W), float32, with noise: a measurement (…) of each, float32. Each sample has a noise stream of its own, keyed by its number.
 
     Fresh noise in each epoch would average out and leak the ground truth, so this is done once, before training. `batch_size` is how many
     images of a stack are read together; it never changes the result. `of_sample` gives the operator of each sample, None: all are measured
@@ -34,7 +33,7 @@ def simulate(
             if not isinstance(y, torch.Tensor):
                 raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
             measured.append(y[0].cpu().numpy())
-    return np.stack(measured)
+    return measured
 
 
 def _measured(physics: Any, x: torch.Tensor) -> Any:
@@ -43,12 +42,12 @@ def _measured(physics: Any, x: torch.Tensor) -> Any:
     except ValueError as error:  # noise models refuse values that their noise cannot have
         noise = type(physics.noise_model).__name__
         hint = "choose another noise model, or images and an operator that fit it"
-        raise DataError(f"{type(physics).__name__} with {noise} cannot measure these images: {' '.join(str(error).split())[:160]}", hint=hint) from error
+        raise DataError(f"{type(physics).__name__} with {noise} cannot measure these images: {said(error, 160)}", hint=hint) from error
 
 
 def _each(images: np.ndarray | Samples, batch_size: int) -> Iterator[np.ndarray]:
     if isinstance(images, np.ndarray):
         yield from images
         return
-    for start in range(0, len(images), batch_size):
-        yield from images.read(range(start, min(start + batch_size, len(images))))
+    for rows in runs(images, batch_size):
+        yield from images.read(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +13,21 @@ from es_cli.data.conventions import default_key, holds_samples
 from es_cli.data.files import find_files, is_picture, suffix_of
 from es_cli.data.formats.base import ArrayReader
 from es_cli.data.formats.dicom import find_series, patients_of
+from es_cli.data.shapes import Shape, runs, shape_of, where_they_differ
 from es_cli.errors import DataError
 
 if TYPE_CHECKING:
     from es_cli.spec.schema import Source
 
 SCAN = 1 << 26  # bytes that are looked at together
+HELD = 2 << 30  # bytes of pictures of several shapes
 VOLUMES = (".nii", ".nii.gz", ".dcm", ".cfl")  # they say themselves what their samples are; other arrays do not
 
 
 class ArrayStack:
     """One array whose leading axis counts samples; memory-mapped where the file allows. `groups` are subjects where the file names them."""
+
+    shapes: list[Shape] | None = None
 
     def __init__(self, array: np.ndarray, names: list[str], groups: np.ndarray | None = None) -> None:
         self.array, self.names, self.groups = array, names, groups
@@ -45,8 +48,30 @@ class ArrayStack:
         return np.asarray(self.array[np.asarray(indices, dtype=np.int64)])
 
 
+class ListStack:
+    """Arrays of several shapes, one for each sample."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], names: list[str], groups: np.ndarray | None = None) -> None:
+        self.arrays, self.names, self.groups = list(arrays), names, groups
+        self.shapes: list[Shape] | None = [array.shape for array in arrays]
+        self.sample_shape: Shape = arrays[0].shape
+        self.dtype = np.result_type(*{array.dtype for array in arrays})
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The samples at `indices`, which have one shape, (n, …), in the order asked for. Raises DataError where they differ."""
+        out = np.empty((len(indices), *shape_of(self, indices)), self.dtype)
+        for place, i in enumerate(indices):
+            out[place] = self.arrays[int(i)]
+        return out
+
+
 class RowStack:
     """One array of a file whose leading axis counts samples; they are read when they are asked for."""
+
+    shapes: list[Shape] | None = None
 
     def __init__(self, file: ArrayReader, key: str | None, names: list[str] | None = None) -> None:
         self.file, self.key = file, key
@@ -66,10 +91,7 @@ class RowStack:
 
 
 class JoinedStack:
-    """The samples of several stacks, one stack after the other; `groups` has a number for each stack, None: each is a group of its own.
-
-    Raises DataError, naming two, where their samples differ in shape.
-    """
+    """The samples of several stacks, one stack after the other; `groups` has a number for each stack, None: each is a group of its own."""
 
     def __init__(self, stacks: Sequence[ArrayStack | RowStack], groups: Sequence[int] | None = None) -> None:
         self.stacks = list(stacks)
@@ -79,19 +101,17 @@ class JoinedStack:
         self.groups: np.ndarray | None = np.repeat(np.arange(len(lengths)) if groups is None else np.asarray(groups), lengths)
         self.sample_shape: tuple[int, ...] = tuple(self.stacks[0].sample_shape)
         self.dtype = np.result_type(*{stack.dtype for stack in self.stacks})
-        for stack in self.stacks:
-            if tuple(stack.sample_shape) != self.sample_shape:
-                what = f"samples of shape {tuple(stack.sample_shape)}, but {self.names[0]} has {self.sample_shape}"
-                raise DataError(what, where=stack.names[0], hint="give samples of one shape, one kind in a folder or glob")
+        shapes = [tuple(stack.sample_shape) for stack in self.stacks for _ in stack.names]
+        self.shapes: list[Shape] | None = where_they_differ(shapes)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The samples at `indices`, (n, *sample_shape), in the order asked for. Raises DataError where a file is broken."""
+        """The samples at `indices`, (n, …), in the order asked for. Raises DataError where a file is broken or they differ in shape."""
         asked = np.asarray(indices, dtype=np.int64)
         held = np.searchsorted(self.starts, asked, side="right") - 1
-        out = np.empty((len(asked), *self.sample_shape), self.dtype)
+        out = np.empty((len(asked), *shape_of(self, indices)), self.dtype)
         for number in np.unique(held):
             places = np.flatnonzero(held == number)
             out[places] = self.stacks[number].read((asked[places] - self.starts[number]).tolist())
@@ -99,10 +119,7 @@ class JoinedStack:
 
 
 class FileStack:
-    """Files of one array each, read when they are asked for; every file is a group of its own.
-
-    Raises DataError, listing the shapes, where they differ.
-    """
+    """Files of one array each, read when they are asked for; every file is a group of its own."""
 
     def __init__(self, paths: Sequence[Path], key: str | None) -> None:
         self.paths, self.key = list(paths), key
@@ -111,24 +128,26 @@ class FileStack:
         headers = [readers.array_header(path, key) for path in paths]
         self.sample_shape: tuple[int, ...] = headers[0][0]
         self.dtype = np.result_type(*{dtype for _, dtype in headers})
-        shapes = [shape for shape, _ in headers]
-        if len(set(shapes)) > 1:
-            odd = next(path for path, shape in zip(paths, shapes, strict=True) if shape != self.sample_shape)
-            hint = "an operator has one size: give the files of one shape, and train once for each"
-            raise DataError(f"the files have {len(set(shapes))} shapes: {_counted(shapes, [path.name for path in paths])}", where=str(odd), hint=hint)
+        self.shapes: list[Shape] | None = where_they_differ([shape for shape, _ in headers])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The arrays of the files at `indices`, (n, *sample_shape). Raises DataError where a file is broken."""
-        out = np.empty((len(indices), *self.sample_shape), self.dtype)
+        """The arrays of the files at `indices`, (n, …). Raises DataError where a file is broken or they differ in shape."""
+        out = np.empty((len(indices), *shape_of(self, indices)), self.dtype)
         for place, i in enumerate(indices):
             out[place] = readers.open_array(self.paths[i], self.key)
         return out
 
 
-Stack = ArrayStack | RowStack | FileStack | JoinedStack
+Stack = ArrayStack | ListStack | RowStack | FileStack | JoinedStack
+
+
+def stacked(arrays: Sequence[np.ndarray], names: list[str], groups: np.ndarray | None = None) -> ArrayStack | ListStack:
+    """A stack of arrays in memory, one for each sample."""
+    differ = where_they_differ([array.shape for array in arrays])
+    return ListStack(arrays, names, groups) if differ else ArrayStack(np.stack(arrays), names, groups)
 
 
 def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None) -> Stack:
@@ -141,7 +160,7 @@ def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = 
 
     `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops. `part`, train, validation or test, says
     which part of a data set of deepinv's is meant; None: the only one.
-    Raises DataError where there is nothing, or nothing that fits together.
+    Samples may differ in shape, `shapes` then saying that of each. Raises DataError where there is nothing, or nothing that fits together.
     """
     if source.sample is not None:
         whole = samples.pictures(source.sample, source.part)
@@ -164,12 +183,11 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     size = int(np.prod(stack.sample_shape)) * stack.dtype.itemsize
     if stack.dtype.kind in "biu" or size * len(stack) > limit_bytes:
         return None
-    step = max(1, SCAN // max(size, 1))
-    for start in range(0, len(stack), step):
-        chunk = stack.read(range(start, min(start + step, len(stack))))
+    for rows in runs(stack, max(1, SCAN // max(size, 1))):
+        chunk = stack.read(rows)
         finite = np.isfinite(chunk).reshape(len(chunk), -1).all(1)
         if not finite.all():
-            return start + int(np.flatnonzero(~finite)[0])
+            return rows[int(np.flatnonzero(~finite)[0])]
     return None
 
 
@@ -191,13 +209,6 @@ def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | 
         what = f"volumes and other arrays are mixed: {volumes[0].name} and {other.name}"
         raise DataError(what, where=str(other.parent), hint=f"name one kind with a glob, such as *{suffix_of(volumes[0])}")
     return JoinedStack([_one_file(path, key or default_key(path, pictures, part)) for path in paths])
-
-
-def _counted(shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> str:
-    """Up to five shapes, the most frequent first, with how many have each and the name of the first of them."""
-    found = Counter(shapes)
-    told = [f"{count} of {shape} ({names[shapes.index(shape)]}{', …' if count > 1 else ''})" for shape, count in found.most_common(5)]
-    return ", ".join(told) + (f" and {len(found) - len(told)} more shapes" if len(found) > len(told) else "")
 
 
 def _one_file(path: Path, key: str | None) -> ArrayStack | RowStack:
@@ -225,8 +236,9 @@ def _pages(paths: Sequence[Path]) -> Iterator[tuple[str, int, np.ndarray]]:
 
 def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndarray]]:
     """Name, group and image (C, H, W) of every sample of an array, in the units that it has."""
-    if len(stack.sample_shape) not in {2, 3}:
-        raise DataError(f"samples of shape {stack.sample_shape} are no images", where=stack.names[0], hint="leave crop, resize and grey out")
+    for i, shape in enumerate(stack.shapes or [stack.sample_shape]):
+        if len(shape) not in {2, 3}:
+            raise DataError(f"samples of shape {shape} are no images", where=stack.names[i], hint="leave crop, resize and grey out")
     is_complex = stack.dtype.kind == "c"
     if is_complex and (source.resize is not None or source.grey):
         raise DataError("complex images are neither resized nor made grey", where=stack.names[0], hint="use crop, or magnitudes")
@@ -237,24 +249,21 @@ def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndar
         yield name, group, image.astype(np.complex64 if is_complex else np.float32)
 
 
-def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack:
-    """Images made grey, resized and cropped as the source says. Raises DataError, listing the shapes, where they do not end with one."""
+def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack | ListStack:
+    """Images made grey, resized and cropped as the source says. Raises DataError where those of several shapes are too many to be held in memory."""
     made: list[np.ndarray] = []
     names: list[str] = []
     groups: list[int] = []
-    shapes: list[tuple[int, ...]] = []
+    held = 0
     for name, group, image in loaded:
         image = images.to_grey(image) if source.grey else image
         image = image if source.resize is None else images.resize(image, source.resize)
         for part in [image] if source.crop is None else images.crops(image, source.crop, source.crops_per_image, seed, name):
             names.append(name)
             groups.append(group)
-            shapes.append(part.shape)
-            if part.shape == shapes[0]:  # what is refused below need not be kept
-                made.append(part)
-    if len(made) < len(shapes):
-        odd = next(name for name, shape in zip(names, shapes, strict=True) if shape != shapes[0])
-        hint = "add crop: 64 or resize: 64, or grey: true where only some are in colour"
-        told = _counted(shapes, [Path(name).name for name in names])
-        raise DataError(f"the pictures have {len(set(shapes))} shapes: {told}", where=odd, hint=hint)
-    return ArrayStack(np.stack(made), names, np.array(groups) if len(set(groups)) > 1 else None)
+            made.append(part)
+            held += part.nbytes
+            if held > HELD and part.shape != made[0].shape:
+                what = f"pictures of several shapes, such as {made[0].shape} and {part.shape}, are kept in memory, and these are more than {HELD >> 30} GiB"
+                raise DataError(what, where=name, hint="add crop: 64 or resize: 64")
+    return stacked(made, names, np.array(groups) if len(set(groups)) > 1 else None)

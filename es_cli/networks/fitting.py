@@ -9,7 +9,7 @@ import torch
 from deepinv.models import Reconstructor
 from torch import Tensor, nn
 
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, Fault, SpecError, out_of_memory, said
 
 WHERE = "model"
 
@@ -20,8 +20,8 @@ def check_network(network: nn.Module, y: Tensor, physics: Any, image_shape: Sequ
     try:
         with torch.enable_grad():
             image = network(y, physics)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ImportError, AssertionError) as error:
-        if "out of memory" in str(error):
+    except LIBRARY_ERRORS as error:
+        if out_of_memory(error):
             raise
         raise SpecError([_why(error, network, physics, image_shape)]) from error
     if not isinstance(image, Tensor) or image.is_complex():
@@ -36,7 +36,7 @@ def check_network(network: nn.Module, y: Tensor, physics: Any, image_shape: Sequ
 
 
 def _why(error: Exception, network: nn.Module, physics: Any, image_shape: Sequence[int]) -> Fault:
-    text = " ".join(str(error).split())[:200]
+    text = said(error)
     what = f"the network does not take these images: {text}"
     if isinstance(error, ImportError) or "install" in text:
         return Fault(f"the network needs a package that is not installed: {text}", WHERE, "install it, or name another network")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from es_cli.errors import DataError
+from es_cli.errors import DataError, said
 
 # where training scripts put the state dict among other things
 WRAPPINGS = ("state_dict", "model_state_dict", "params_ema", "params", "model")
@@ -50,10 +50,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
                 return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
         raw = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError) as error:
-        raise DataError(f"the weights cannot be read: {_short(error)}", where=str(file), hint="the file is not whole; copy it again") from error
+        raise DataError(f"the weights cannot be read: {said(error, 120)}", where=str(file), hint="the file is not whole; copy it again") from error
     except Exception as error:  # torch raises whatever its reader stumbles over
         hint = "save the weights alone, torch.save(network.state_dict(), FILE), or as .safetensors"
-        raise DataError(f"not a whole file of weights alone, and nothing else is unpickled: {_short(error)}", where=str(file), hint=hint) from error
+        raise DataError(f"not a whole file of weights alone, and nothing else is unpickled: {said(error, 120)}", where=str(file), hint=hint) from error
     return _unwrapped(raw, file)
 
 
@@ -91,7 +91,3 @@ def _named(fault: str, keys: Iterable[str]) -> list[str]:
 
 def _both_shapes(key: str, held: Tensor, own: Tensor) -> str:
     return f"{key} ({tuple(held.shape)} for {tuple(own.shape)})"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

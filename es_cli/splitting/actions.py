@@ -80,16 +80,19 @@ def turn_and_flip(turn: int, flip: tuple[int, ...] = ()) -> Element:
     return Element(act, inverse, label, _permutations, (act, inverse))
 
 
-def shift(down: int, right: int) -> Element:
-    """A circular shift by whole pixels; bit-exact."""
+def shift(down: float, right: float) -> Element:
+    """A circular shift by parts of the height and of the width, from 0 to 1, rounded down to whole pixels; bit-exact."""
+
+    def pixels(x: Tensor) -> tuple[int, int]:
+        return int(down * x.shape[-2]), int(right * x.shape[-1])
 
     def act(x: Tensor) -> Tensor:
-        return torch.roll(x, (down, right), (-2, -1))
+        return torch.roll(x, pixels(x), (-2, -1))
 
     def inverse(x: Tensor) -> Tensor:
-        return torch.roll(x, (-down, -right), (-2, -1))
+        return torch.roll(x, tuple(-n for n in pixels(x)), (-2, -1))
 
-    return Element(act, inverse, f"shift {down}, {right}" if down or right else IDENTITY.label, _permutations, (act, inverse))
+    return Element(act, inverse, f"shift {down!r}, {right!r}" if down or right else IDENTITY.label, _permutations, (act, inverse))
 
 
 class _Permutations:

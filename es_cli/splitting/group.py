@@ -67,16 +67,10 @@ class FiniteGroup(Group):
 
 
 class ShiftGroup(Group):
-    """All circular shifts of an image of H × W pixels; at evaluation, random ones."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+    """All circular shifts by whole pixels; at evaluation, random ones."""
 
     def sample(self, count: int, seed: int) -> list[Element]:
-        rng = generator(seed)
-        down = torch.randint(self.height, (count,), generator=rng).tolist()
-        right = torch.randint(self.width, (count,), generator=rng).tolist()
-        return [shift(a, b) for a, b in zip(down, right, strict=True)]
+        return [shift(*parts) for parts in torch.rand(count, 2, generator=generator(seed), dtype=torch.float64).tolist()]
 
 
 class RotationGroup(Group):
@@ -104,6 +98,6 @@ def named_group(name: str, image_shape: Sequence[int]) -> Group:
     if name == "trivial":
         return FiniteGroup([IDENTITY])
     if name == "shifts":
-        return ShiftGroup(height, width)
+        return ShiftGroup()
     turns_of = range(4) if name in {"C4", "D4"} else (0,)
     return FiniteGroup([turn_and_flip(turn, flip) for turn in turns_of for flip in FLIPS[name]])

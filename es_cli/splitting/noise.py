@@ -11,7 +11,8 @@ import torch
 from deepinv.physics import GammaNoise, GaussianNoise, PoissonNoise
 from torch import Tensor
 
-LEVELS = ("sigma", "gain")  # in the units of the measurement
+from es_cli.catalog import LEVELS
+
 RECORRUPTIBLE = (GaussianNoise, PoissonNoise, GammaNoise)
 
 

@@ -67,8 +67,10 @@ class MaskedOperator(LinearPhysics):
 def sampling_mask(physics: Any) -> Tensor | None:
     """The 0/1 mask of what `physics` measures, (1 or B, …), broadcastable to y: of size 1 along the coils, which share it. None: everything.
 
-    `physics.mask` alone will not do: in BlurFFT and others it holds singular values.
+    `physics.mask` alone will not do: in BlurFFT and others it holds singular values. An operator of several says itself what is `sampled`.
     """
+    if hasattr(physics, "sampled"):
+        return physics.sampled
     if isinstance(physics, ComposedPhysics):
         return sampling_mask(physics.physics_list[-1])
     if isinstance(physics, NonCartesianMRI):
@@ -93,7 +95,8 @@ def split_operator(physics: Any, mask: Tensor, y: Tensor) -> Any:
         return Inpainting(tuple(y.shape[1:]), mask=mask, noise_model=own(physics.noise_model), device=mask.device)
     full = sampling_mask(physics)
     mask = mask if full is None else mask * full
-    return MaskedOperator(physics, mask) if full is None or isinstance(physics, ComposedPhysics) else with_mask(physics, mask)
+    several = isinstance(physics, ComposedPhysics) or hasattr(physics, "sampled")
+    return MaskedOperator(physics, mask) if full is None or several else with_mask(physics, mask)
 
 
 def with_mask(physics: Any, mask: Tensor) -> Any:

@@ -12,11 +12,10 @@ from typing import Any
 from deepinv.physics import DynamicMRI, MultiCoilMRI
 from torch import Tensor, nn
 
+from es_cli.catalog import LEVELS, OF_PHYSICS
 from es_cli.splitting.masks import sampling_mask
-from es_cli.splitting.noise import LEVELS, with_buffers
+from es_cli.splitting.noise import with_buffers
 from es_cli.splitting.virtual import with_mask, with_noise
-
-OF_PHYSICS = ("mask", "coil_maps")
 
 
 def with_parameters(physics: Any, parameters: Mapping[str, Tensor]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from deepinv.transform import Rotate, RotateViaShear, Transform
 from torch import Tensor
 
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import LIBRARY_ERRORS, Fault, SpecError, said
 from es_cli.splitting.actions import IDENTITY, Batch, Element
 from es_cli.splitting.group import Group
 from es_cli.streams import generator, reseed, stream_seed
@@ -22,14 +23,13 @@ from es_cli.streams import generator, reseed, stream_seed
 TOLERANCE = 1e-3
 # how many random elements are tried
 TRIED = 6
-# what deepinv and torch raise about images of another shape
-COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, NotImplementedError, ArithmeticError, ImportError)
 
 
 class TransformGroup(Group):
     """Products of elements of deepinv transforms, the first of which acts first.
 
     In training one element of each is drawn; `elements` are those that one call of each transform's `get_params` yields, `n_trans` of them.
+    They are drawn for images of `image_shape`, and act on others too where they are undone there, see `transform_group`.
     """
 
     def __init__(self, transforms: Sequence[Any], image_shape: Sequence[int], orthogonal: bool = True) -> None:
@@ -111,35 +111,38 @@ def _relative(made: Tensor, wanted: Tensor) -> float:
     return float("inf") if error != error else error
 
 
-def transform_group(transforms: Sequence[Any], image_shape: Sequence[int], paths: Sequence[str]) -> TransformGroup:
+def transform_group(
+    transforms: Sequence[Any], image_shape: Sequence[int], paths: Sequence[str], others: Sequence[Sequence[int]] = ()
+) -> TransformGroup:
     """The products of `transforms` on images (C, …, H, W), each tried on random images first; `paths` are their places in the spec.
 
-    Raises SpecError for a transform that is not undone to `TOLERANCE`, or cannot act at all, with what was measured and what would work.
+    `others` are the shapes of the other images where they have several: elements are drawn for the largest. Raises SpecError for a transform that is not undone to `TOLERANCE`, or cannot act at all, with what was measured and what would work.
     """
     faults = []
     orthogonal = True
-    for one, path in zip(transforms, paths, strict=True):
+    shapes = list(dict.fromkeys(tuple(shape) for shape in (image_shape, *others)))
+    largest = max(shapes, key=math.prod)
+    for (one, path), shape in itertools.product(zip(transforms, paths, strict=True), shapes):
         try:
-            measured = _measured(one, image_shape)
-        except COMPLAINTS as error:
-            text = " ".join(str(error).split())[:200] or type(error).__name__
+            measured = _measured(one, largest, shape)
+        except LIBRARY_ERRORS as error:
             why = "needs a package that is not installed" if isinstance(error, ImportError) else "cannot act on these images"
-            faults.append(Fault(f"{type(one).__name__} {why}: {text}", path, _what_would_work(one, image_shape)))
+            faults.append(Fault(f"{type(one).__name__} {why}: {said(error)}", path, _what_would_work(one, shape)))
             continue
         orthogonal = orthogonal and measured.adjoint <= TOLERANCE
         if measured.round_trip > TOLERANCE:
             lost = "the shape" if measured.round_trip == float("inf") else f"{100 * measured.round_trip:.3g} %"
             what = f"{type(one).__name__} is not undone by its inverse: {lost} of a random image is lost ({measured.worst})"
-            faults.append(Fault(what, path, _what_would_work(one, image_shape)))
+            faults.append(Fault(what, path, _what_would_work(one, shape)))
     if faults:
         raise SpecError(faults)
-    return TransformGroup(transforms, image_shape, orthogonal)
+    return TransformGroup(transforms, largest, orthogonal)
 
 
-def _measured(transform: Any, image_shape: Sequence[int]) -> Defects:
+def _measured(transform: Any, drawn_for: Sequence[int], image_shape: Sequence[int]) -> Defects:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deepinv calls torch in ways that torch is about to change
-        return defects(TransformGroup([transform], image_shape), image_shape)
+        return defects(TransformGroup([transform], drawn_for), image_shape)
 
 
 def _what_would_work(transform: Any, image_shape: Sequence[int]) -> str:

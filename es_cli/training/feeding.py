@@ -115,9 +115,11 @@ def feeding(
 
 
 def keep(data: Measurements, device: torch.device, room: int | None = None) -> Kept | None:
-    """`data` on the device, None where they take more than `room` bytes, by default a share of its free memory."""
+    """`data` on the device, None where they take more than `room` bytes, by default a share of its free memory, or differ in shape."""
     if room is None:
         room = int(SHARE * torch.cuda.mem_get_info(device)[0])
+    if data.shapes is not None:
+        return None  # samples of several shapes make no array
     return Kept(data, device) if len(data) * _bytes_of_one(data.batch(range(min(2, len(data))))) <= room else None
 
 

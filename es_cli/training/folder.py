@@ -15,7 +15,7 @@ from es_cli.spec.schema import Spec
 SPEC, MARK = "spec.yaml", "environment.json"  # the mark: written when training starts, and no user's file is called so beside a spec
 RUNS = Path("runs")
 # all that a run writes; whatever else lies in its folder is not ours to delete
-WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", "data/test_*.npy")
+WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", "data/test_*.npy", "data/test_*/*.npy")
 
 
 @dataclass(frozen=True)

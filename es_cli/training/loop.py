@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -14,15 +13,17 @@ from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
 from es_cli.building.parts import Builder
+from es_cli.data.batches import Epochs, in_order, steps_per_epoch
+from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
-from es_cli.experiment import Experiment, is_pair
+from es_cli.experiment import Experiment
 from es_cli.networks.freezing import freeze
 from es_cli.networks.running import Running
 from es_cli.spec.schema import Component, Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
-from es_cli.streams import generator, stream_seed
+from es_cli.streams import stream_seed
 from es_cli.training.events import Event, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, feeding
 from es_cli.training.readback import Readback
@@ -34,11 +35,11 @@ PASS_PER_STEP = 0.35
 FUSED = {"Adam", "AdamW", "SGD"}  # optimizers that torch has in one kernel for GPUs
 
 
-def total_steps(spec: Spec, samples: int) -> int:
-    """Optimizer steps of a whole training on `samples` samples."""
+def total_steps(spec: Spec, train: Measurements) -> int:
+    """Optimizer steps of a whole training on `train`."""
     if spec.training.steps is not None:
         return spec.training.steps
-    return (spec.training.epochs or 100) * math.ceil(samples / spec.training.batch_size)
+    return (spec.training.epochs or 100) * steps_per_epoch(train, spec.training.batch_size)
 
 
 def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
@@ -46,10 +47,10 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
     if spec.training.validate_every is not None:
         return spec.training.validate_every
     size = spec.training.batch_size
-    batches = math.ceil(len(experiment.validation) / size)
+    batches = steps_per_epoch(experiment.validation, size)
     passes = 2 if experiment.validation.x is not None else 1
     cheap = math.ceil(batches * passes * PASS_PER_STEP / VALIDATION_SHARE)
-    return min(steps, max(cheap, math.ceil(len(experiment.train) / size)))
+    return min(steps, max(cheap, steps_per_epoch(experiment.train, size)))
 
 
 def new_state(experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None) -> TrainingState:
@@ -90,13 +91,14 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
     """
     spec, progress = experiment.spec, state.progress
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
+    epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     made = Readback(device)
-    with feeding(experiment.train, experiment.validation, partial(_positions, experiment), steps, device) as feed:
+    with feeding(experiment.train, experiment.validation, epochs.positions, steps, device) as feed:
         state.network.train()
         while progress.step < steps and not progress.done:
             started = time.perf_counter()
             step = progress.step + 1
-            loss, terms = _step(experiment, state, step, feed.get(step))
+            loss, terms = _step(experiment, state, step, epochs, feed.get(step))
             made.add(step, loss, terms, state.optimizer.param_groups[0]["lr"], started)
             if state.scheduler is not None:
                 state.scheduler.step()
@@ -113,20 +115,11 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
     yield Stopped(progress.step, progress.done, progress.best_step, progress.best_loss)
 
 
-def _positions(experiment: Experiment, step: int) -> list[int]:
-    """Which samples a step sees."""
-    size, count = experiment.spec.training.batch_size, len(experiment.train)
-    epoch, position = divmod(step - 1, math.ceil(count / size))
-    order = _order(stream_seed(experiment.spec.seed, "order", epoch), count)
-    return order[position * size : (position + 1) * size].tolist()
-
-
-def _step(experiment: Experiment, state: TrainingState, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def _step(experiment: Experiment, state: TrainingState, step: int, epochs: Epochs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """One step of the optimizer; the loss before it and its terms stay on the device, since asking for them would wait until it has caught up."""
-    spec, train = experiment.spec, experiment.train
-    epoch = (step - 1) // math.ceil(len(train) / spec.training.batch_size)
-    visit = Visit(spec.seed, train.keys(_positions(experiment, step)), epoch)
+    spec = experiment.spec
     y, x, physics, scale = experiment.reconstruction.in_units(*batch)
+    visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
     seed = stream_seed(spec.seed, "step", step)
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     state.optimizer.zero_grad(set_to_none=True)
@@ -153,12 +146,6 @@ def _descend(state: TrainingState, loss: Tensor, clip: float | None) -> None:
         scaler.update()
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, samples: int) -> Tensor:
-    """The order of the samples in one epoch; drawn once for the epoch, since a step must not cost more where there are more samples."""
-    return torch.randperm(samples, generator=generator(seed))
-
-
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the network's; early steps count more, so that the start is forgotten."""
@@ -176,9 +163,7 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     objective.network.eval()
     losses: list[Tensor] = []
     psnrs: list[Tensor] = []
-    size = spec.training.batch_size
-    for start in range(0, len(data), size):
-        positions = list(range(start, min(start + size, len(data))))
+    for positions in in_order(data, spec.training.batch_size):
         raw = batches.batch(positions, device)
         y, x, physics, scale = experiment.reconstruction.in_units(*raw)
         seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
@@ -199,5 +184,5 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
 def _psnr(experiment: Experiment, network: nn.Module, batch: Batch) -> Tensor:
     y, x, params = batch
     made = experiment.reconstruction
-    return PSNR(complex_abs=is_pair(made.operator.physics))(replace(made, network=network)(y, ONE_CALL, params=params), x)
+    return PSNR(complex_abs=made.operator.image.pair)(replace(made, network=network)(y, ONE_CALL, params=params), x)
 

@@ -19,18 +19,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from es_cli import catalog, figures
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
+from es_cli.data.batches import in_order, steps_per_epoch
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged
+from es_cli.errors import CheckpointError, Diverged, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
-from es_cli.splitting.parameters import with_parameters
 from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, RunFolder
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
@@ -99,8 +100,7 @@ def _start_from(experiment: Experiment, path: Path) -> None:
     try:
         experiment.network.load_state_dict(weights)
     except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"its network is not the one of this spec: {text}", where=str(path), hint="name the same model") from error
+        raise CheckpointError(f"its network is not the one of this spec: {said(error)}", where=str(path), hint="name the same model") from error
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class _Run:
         self.experiment, self.folder, self.device, self.tell = experiment, folder, device, on_event
         self.model = folder / "model.safetensors"
         self.state_file = folder / "state" / "state.safetensors"
-        self.steps = total_steps(experiment.spec, len(experiment.train))
+        self.steps = total_steps(experiment.spec, experiment.train)
         self.every = validation_interval(experiment.spec, experiment, self.steps)
         self.running, average = self._running(), self._average()
         for network in [experiment.network] if average is None else [experiment.network, average]:
@@ -208,16 +208,19 @@ class _Run:
             "per_sample": sorted(experiment.train.params),
             "network_calls": experiment.reconstruction.rule.network_calls,
         }
+        if experiment.operator.image.free:
+            measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
         save_checkpoint(self.model, Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step}), tensors)
 
     def _record(self, event: Validated) -> None:
         seconds = sum(step.seconds for step in self.since)
-        size = self.experiment.spec.training.batch_size
+        per_epoch = steps_per_epoch(self.experiment.train, self.experiment.spec.training.batch_size)
+        size = len(self.experiment.train) / per_epoch  # of a batch, on average
         count = max(1, len(self.since))
         self.rows.append(
             {
                 "step": event.step,
-                "epoch": round(event.step * size / len(self.experiment.train), 3),
+                "epoch": round(event.step / per_epoch, 3),
                 "loss": sum(step.loss for step in self.since) / count,
                 "lr": self.since[-1].lr if self.since else None,
                 "validation_loss": event.loss,
@@ -254,12 +257,12 @@ class _Run:
     @torch.no_grad()
     def _panels(self, full: bool) -> dict[str, Any]:
         data, made = self.experiment.validation, self.experiment.reconstruction
-        positions = list(range(min(PREVIEW_SAMPLES, len(data))))
+        positions = next(in_order(data, PREVIEW_SAMPLES))
         y, x, params = data.batch(positions, self.device)
         network = self.state.evaluated
         network.eval()
         image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8, params=params)
-        panels = {"adjoint": with_parameters(made.operator.physics, params).A_adjoint(y), "reconstruction": image}
+        panels = {"adjoint": made.physics_of(y, params).A_adjoint(y), "reconstruction": image}
         if x is not None:
             panels["ground truth"] = x
         self.state.network.train()
@@ -289,14 +292,23 @@ class _Run:
         test, spec = self.experiment.test, self.experiment.spec
         if test is None or spec.data is None or spec.data.test is None or spec.data.test.measurements is not None:
             return
-        y, x, params = test.batch(range(len(test)))
-        folder = self.folder / "data"
-        folder.mkdir(exist_ok=True)
-        write_array(folder / "test_y.npy", y.numpy())
-        if x is not None:
-            write_array(folder / "test_x.npy", x.numpy())
-        for name, values in params.items():
-            write_array(folder / f"test_{name}.npy", values.numpy())
+        kept: dict[str, dict[int, Any]] = {}
+        for positions in in_order(test, len(test)):
+            y, x, params = test.batch(positions)
+            for name, values in {"y": y, "x": x, **params}.items():
+                if values is not None:
+                    kept.setdefault(name, {}).update(zip(positions, values.expand(len(positions), *values.shape[1:]).numpy(), strict=True))
+        for name, of_name in kept.items():
+            _write_samples(self.folder / "data", f"test_{name}", [of_name[position] for position in sorted(of_name)])
+
+
+def _write_samples(folder: Path, name: str, arrays: list[np.ndarray]) -> None:
+    """One .npy of samples of one shape; a folder with one for each where they differ, in the order of their names."""
+    if len({array.shape for array in arrays}) == 1:
+        write_array(folder / f"{name}.npy", np.stack(arrays))
+        return
+    for i, array in enumerate(arrays):
+        write_array(folder / name / f"{i:06d}.npy", array)
 
 
 def _row(line: str) -> dict[str, Any] | None:

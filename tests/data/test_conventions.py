@@ -65,8 +65,11 @@ def test_a_folder_of_fastmri(tmp_path: Path) -> None:
 def test_volumes_of_fastmri_that_differ(tmp_path: Path) -> None:
     fastmri(tmp_path / "a.h5", 3, 8, 6)
     fastmri(tmp_path / "b.h5", 3, 8, 5)
-    with pytest.raises(DataError, match=r"b.h5\[0\]: samples of shape \(8, 5\), but .*a.h5\[0\] has \(8, 6\)"):
-        opened(tmp_path)
+    stack = opened(tmp_path)
+    assert stack.shapes == [(8, 6)] * 3 + [(8, 5)] * 3
+    assert stack.read([5, 3]).shape == (2, 8, 5) and stack.read([0]).shape == (1, 8, 6)
+    with pytest.raises(DataError, match=r"b.h5\[0\]: the samples have 2 shapes: 3 of \(8, 6\) \(a.h5\[0\], …\), 3 of \(8, 5\)"):
+        stack.read([0, 3])
 
 
 def test_volumes_of_fastmri_whose_images_are_not_public(tmp_path: Path) -> None:

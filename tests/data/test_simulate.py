@@ -20,7 +20,7 @@ def noisy(own_rng: bool) -> Denoising:
 
 @pytest.mark.parametrize("own_rng", [False, True])
 def test_each_sample_has_noise_of_its_own(own_rng: bool) -> None:
-    whole = simulate(IMAGES, noisy(own_rng), seed=5)
+    whole = np.stack(simulate(IMAGES, noisy(own_rng), seed=5))
     assert whole.dtype == np.float32 and whole.shape == IMAGES.shape
     np.testing.assert_array_equal(whole, simulate(IMAGES, noisy(own_rng), seed=5))
     np.testing.assert_array_equal(whole[:3], simulate(IMAGES[:3], noisy(own_rng), seed=5))

@@ -116,10 +116,15 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
         assert stack.names[1].endswith("1.npy")
 
 
-def test_arrays_of_several_shapes_are_refused_with_the_shapes(tmp_path: Path) -> None:
+def test_arrays_of_several_shapes_are_read_apart(tmp_path: Path) -> None:
     for number, width in enumerate([4, 5, 4, 6, 7, 8, 9, 10]):
         np.save(tmp_path / f"{number}.npy", np.zeros((4, width)))
-    message = str(refused(tmp_path))
+    stack = opened(tmp_path)
+    assert stack.shapes is not None and stack.shapes[:3] == [(4, 4), (4, 5), (4, 4)]
+    assert stack.read([2, 0]).shape == (2, 4, 4)
+    with pytest.raises(DataError) as caught:
+        stack.read([0, 1])
+    message = str(caught.value)
     assert "7 shapes: 2 of (4, 4) (0.npy, …), 1 of (4, 5) (1.npy)" in message
     assert "(4, 8)" in message and "(4, 9)" not in message and "and 2 more shapes" in message
 
@@ -169,16 +174,26 @@ def test_pictures_of_one_size(tmp_path: Path) -> None:
 def test_pictures_of_two_sizes(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", 6, 8)
     save_picture(tmp_path / "b.png", 8, 6)
-    error = refused(tmp_path, pictures=True)
-    assert "b.png: the pictures have 2 shapes: 1 of (1, 6, 8) (a.png), 1 of (1, 8, 6) (b.png)" in str(error) and "crop: 64 or resize: 64" in error.fault.hint
+    stack = opened(tmp_path, pictures=True)
+    assert stack.shapes == [(1, 6, 8), (1, 8, 6)] and stack.read([1]).shape == (1, 1, 8, 6)
+    assert find_nonfinite(stack) is None
     for options in [{"crop": 4}, {"resize": 4}]:
         assert opened(tmp_path, pictures=True, **options).sample_shape == (1, 4, 4)
+
+
+def test_pictures_of_several_sizes_are_not_gathered_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("es_cli.data.stacks.HELD", 1000)
+    for number in range(9):
+        save_picture(tmp_path / f"{number}.png", 6, 8 + number // 8)
+    assert "crop: 64" in refused(tmp_path, pictures=True).fault.hint
+    (tmp_path / "8.png").unlink()
+    assert len(opened(tmp_path, pictures=True)) == 8
 
 
 def test_grey_beside_colour(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", 6, 8)
     save_picture(tmp_path / "b.png", 6, 8, 3)
-    assert "grey: true" in refused(tmp_path, pictures=True).fault.hint
+    assert opened(tmp_path, pictures=True).shapes == [(1, 6, 8), (3, 6, 8)]
     assert opened(tmp_path, pictures=True, grey=True).sample_shape == (1, 6, 8)
 
 

@@ -109,6 +109,17 @@ def test_pseudoinverse_of_split_compressed_sensing_is_that_of_its_dense_matrix(n
         assert torch.allclose(first.A_dagger(mask * y)[i].flatten(), expected, atol=1e-3)
 
 
+def test_a_stack_joins_what_its_operators_measure_and_its_noise_is_where_something_is_measured(tmp_path):
+    operator = made("StackedLinearPhysics", tmp_path)
+    stack, x = operator.physics, random(operator.image.shape)
+    inpainting, downsampling = stack.physics_list
+    assert torch.equal(stack.A(x), torch.cat([inpainting.A(x).flatten(1), downsampling.A(x).flatten(1)], 1))
+    sampled = sampling_mask(stack)
+    assert sampled.shape == (1, 256 + 64) and torch.equal(sampled[0, :256].view(16, 16), torch.from_numpy(MASK)) and sampled[0, 256:].all()
+    noisy = with_noise(stack, GaussianNoise(sigma=0.1))(x) - stack.A(x)
+    assert torch.equal(noisy != 0, sampled.expand_as(noisy) != 0)
+
+
 def test_dependent_rows_of_a_matrix_do_not_break_its_pseudoinverse():
     rows = random((4,), batch=3)
     physics = SensingMatrix(torch.cat([rows, rows]), (1, 2, 2))

@@ -16,7 +16,7 @@ import numpy as np
 from es_cli.data.files import reading, suffix_of
 from es_cli.data.geometry import Geometry
 from es_cli.data.npy import DAMAGED, Header
-from es_cli.errors import DataError, OutputError
+from es_cli.errors import DataError, OutputError, said
 
 DEFLATE_LIMIT = 1032  # deflate cannot expand one byte to more
 CLAIM_LIMIT = 1 << 26  # bytes that a file may claim beyond what it could have compressed
@@ -82,8 +82,7 @@ def decoding(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"not a whole {suffix_of(path)} file: {reason}", where=str(path), hint=DAMAGED) from error
+        raise DataError(f"not a whole {suffix_of(path)} file: {said(error, 120)}", where=str(path), hint=DAMAGED) from error
 
 
 def check_claim(claimed: int, held: int, where: str) -> None:
