@@ -27,7 +27,7 @@ from es_cli.errors import Fault, SpecError
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
 from es_cli.spec.schema import Component, Pair, Spec
-from es_cli.splitting.averaging import TestRule, average
+from es_cli.splitting.averaging import TestRule, average, images_at_once
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
 from es_cli.splitting.masks import Splitter
@@ -84,7 +84,10 @@ class Reconstruction:
     def __call__(
         self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own."""
+        """Images (B, C, H, W) from measurements y (B, …), both in the user's units; `params` are the operator's where these samples have their own.
+
+        At most `max_batch` images go through the network at once, fewer where they are large (B at least).
+        """
         physics = self.physics_of(y, params or {})
         scale = self.scaling.of(y, physics)
         scaled, scaled_physics = self.scaling.apply(scale, y, physics)
@@ -92,7 +95,8 @@ class Reconstruction:
         with torch.inference_mode():
             x = average(
                 self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter,
-                consistency=self.consistency, noise=noise, seed=self.seed, max_batch=max_batch,
+                consistency=self.consistency, noise=noise, seed=self.seed,
+                max_batch=images_at_once(sized(self.operator, tuple(y.shape[1:])).image.shape, max_batch),
             )  # fmt: skip
         return x if scale is None else x * _per_sample(scale, x)
 

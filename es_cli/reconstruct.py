@@ -20,7 +20,7 @@ from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, che
 from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec, Test
-from es_cli.splitting.averaging import TestRule
+from es_cli.splitting.averaging import TestRule, images_at_once
 from es_cli.training.runtime import full_float32, resolve_device
 
 
@@ -99,6 +99,7 @@ class Reconstructor:
     ) -> np.ndarray:
         """Images float32 (n, C, H, W) from arranged measurements (n, …); `rule` None is the checkpoint's own; `params` are what `fit` gives.
 
+        At most `batch` measurements at once, fewer where images are large.
         Raises DataError where the network or its group does not take images of another size than those that it was trained on.
         """
         operator = sized(self.made.operator, samples.shape[1:])
@@ -106,7 +107,7 @@ class Reconstructor:
         try:
             if self.made.operator.sizes and wanted not in self.made.operator.sizes:
                 check_group(self.spec, operator)
-            made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
+            made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), images_at_once(wanted, batch))
         except (*LIBRARY_ERRORS, SpecError) as error:
             if not self.made.operator.sizes or out_of_memory(error):
                 raise

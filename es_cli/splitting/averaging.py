@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,13 @@ class Averaged:
 
 
 ONE_CALL = TestRule(splits=None)
+# pixels that go through the network at once: a batch of small images, or one large one
+PIXELS_AT_ONCE = 1 << 19
+
+
+def images_at_once(image_shape: Sequence[int], most: int) -> int:
+    """How many images of shape (C, …, H, W) go through the network at once: `most`, fewer where they are large, one at least."""
+    return max(1, min(most, PIXELS_AT_ONCE // math.prod(image_shape[1:])))
 
 
 def average(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group, splitter: Any = None, **options: Any) -> Tensor:

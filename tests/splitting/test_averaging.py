@@ -10,7 +10,7 @@ from deepinv.physics import MRI, Inpainting
 from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from deepinv.transform import Reflect, Rotate
 
-from es_cli.splitting.averaging import ONE_CALL, TestRule, average, moments
+from es_cli.splitting.averaging import ONE_CALL, TestRule, average, images_at_once, moments
 from es_cli.splitting.folds import Folds
 from es_cli.splitting.group import Batch, named_group
 from es_cli.splitting.masks import draw_split, leave_out, sampling_mask
@@ -145,3 +145,8 @@ def test_however_many_pairs_there_are_no_more_than_the_bound_go_through_the_netw
     batches.clear()
     average(network, y, physics, rule, group, splitter(y), max_batch=2)
     assert set(batches) == {len(y)}, "a batch is never taken apart"
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [((3, 64, 64), 32), ((1, 512, 512), 2), ((2, 2048, 2048), 1), ((2, 16, 256, 256), 1)])
+def test_large_images_go_through_the_network_a_few_at_a_time(shape, wanted):
+    assert images_at_once(shape, 32) == wanted
