@@ -3,7 +3,7 @@
     python benchmarks/quality.py TASKS -o results.json [--task cs28] [--method es] [--seeds 3] [--steps-factor 1]
 
 TASKS is the folder of benchmark tasks, each with {train,val,test}_{x,y}.npy and its operator. Each method is the shipped spec TASK.yaml with a
-few lines changed, trained by `es train` and judged by `es evaluate` on the test pairs. The file of results grows with each run, and a run that
+few lines changed, or with one part of its recipe, trained by `es train` and judged by `es evaluate` on the test pairs. The file of results grows with each run, and a run that
 is in it already is not made again.
 """
 
@@ -31,6 +31,15 @@ METHODS = {
     "ei": ["losses=[MCLoss, EILoss]", "mask_generator=null", "test={group: trivial}"],
     "splitting": ["transforms={group: trivial}"],
     "consistency": ["losses=[MCLoss]", *ALONE],
+}
+# the recipe with one part changed, each for itself; compared with "es" after as many steps
+VARIANTS = {
+    "es, one g for the batch": ["transforms.per=batch"],
+    "es, D4": ["transforms={group: D4}"],
+    "es, split ratio 0.8": ["mask_generator.random_split_ratio=false", "mask_generator.split_ratio=0.8"],
+    "es, complementary splits": ["training.splits=complementary"],
+    "es, no EMA": ["training.ema=null"],
+    "es, constant learning rate": ["training.scheduler=null"],
 }
 # how y and A x are compared, as the shipped spec has it: rivals get the same
 METRIC = {"ct65": "{name: MCLoss, metric: SinogramMSE}"}
@@ -68,7 +77,7 @@ def _files(text: str) -> list[tuple[str, str]]:
 def run(task: Path, method: str, seed: int, steps: int) -> dict:
     """Train and evaluate one method; PSNR and SSIM with their baselines, seconds and network calls."""
     with tempfile.TemporaryDirectory() as scratch:
-        told = [change.replace("MCLoss", METRIC.get(task.name, "MCLoss")) for change in METHODS[method]]
+        told = [change.replace("MCLoss", METRIC.get(task.name, "MCLoss")) for change in {**METHODS, **VARIANTS}[method]]
         changes = [*data_of(task, method in NEEDS_TRUTH), *told, f"training.steps={steps}", f"seed={seed}", "training.preview=false"]
         command = [sys.executable, "-m", "es_cli", "train", str(CONFIGS / f"{task.name}.yaml"), *changes, "-q", "-o", f"{scratch}/run"]
         started = time.perf_counter()
@@ -92,7 +101,7 @@ def main() -> None:
     parser.add_argument("tasks", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--task", action="append", choices=list(STEPS))
-    parser.add_argument("--method", action="append", choices=list(METHODS))
+    parser.add_argument("--method", action="append", choices=[*METHODS, *VARIANTS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps-factor", type=float, default=1.0)
     args = parser.parse_args()

@@ -1,6 +1,7 @@
-"""Print the README's table from what `quality.py` measured: `python benchmarks/quality_table.py benchmarks/results/quality.json`.
+"""Print the README's tables from what `quality.py` measured: `python benchmarks/quality_table.py benchmarks/results/quality.json`.
 
-One row for each method and task: PSNR and SSIM on the test images, mean ± standard deviation over seeds where there are several.
+One row for each method, task and number of steps: PSNR and SSIM on the test images, mean ± standard deviation over seeds where there are several.
+Then what each part of the recipe is worth: the PSNR with it changed, less that of the recipe after as many steps with the same seeds.
 """
 
 from __future__ import annotations
@@ -31,21 +32,41 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     results = json.loads(parser.parse_args().results.read_text())
     runs = results["runs"]
-    print("| task | steps | method | PSNR | SSIM | calls per image |\n|---|---|---|---|---|---|")
+    print("| task | steps | method | seeds | PSNR | SSIM | calls per image |\n|---|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in runs):
         own = [row for row in runs if row["task"] == task]
-        print(f"| {SETTING[task]} | | adjoint | {own[0]['baselines']['adjoint']['PSNR']:.2f} | {own[0]['baselines']['adjoint']['SSIM']:.3f} | 0 |")
+        print(f"| {SETTING[task]} | | adjoint | | {own[0]['baselines']['adjoint']['PSNR']:.2f} | {own[0]['baselines']['adjoint']['SSIM']:.3f} | 0 |")
         pinv = own[0]["baselines"]["pseudoinverse"]
         if abs(pinv["PSNR"] - own[0]["baselines"]["adjoint"]["PSNR"]) > 0.01:
-            print(f"| | | pseudo-inverse | {pinv['PSNR']:.2f} | {pinv['SSIM']:.3f} | 0 |")
-        for method in METHOD:
-            found = [row for row in own if row["method"] == method]
-            if found:
-                cells = [_spread([row[name] for row in found], digits) for name, digits in (("PSNR", 2), ("SSIM", 3))]
-                print(f"| | {found[0]['steps']} | {METHOD[method]} | {cells[0]} | {cells[1]} | {found[0]['network_calls']} |")
+            print(f"| | | pseudo-inverse | | {pinv['PSNR']:.2f} | {pinv['SSIM']:.3f} | 0 |")
+        for steps, method in sorted({(row["steps"], row["method"]) for row in own if row["method"] in METHOD}, key=_order):
+            found = [row for row in own if (row["steps"], row["method"]) == (steps, method)]
+            cells = [_spread([row[name] for row in found], digits) for name, digits in (("PSNR", 2), ("SSIM", 3))]
+            print(f"| | {steps} | {METHOD[method]} | {len(found)} | {cells[0]} | {cells[1]} | {found[0]['network_calls']} |")
+    print_variants(runs)
     dates = sorted({row["date"] for row in runs})
     seeds = sorted({row["seed"] for row in runs})
     print(f"\n{dates[0]}{' to ' + dates[-1] if len(dates) > 1 else ''}; seeds {', '.join(map(str, seeds))}; {results['machine']}.")
+
+
+def _order(kind: tuple[int, str]) -> tuple[int, int]:
+    return kind[0], list(METHOD).index(kind[1])
+
+
+def print_variants(runs: list[dict]) -> None:
+    """The table of the recipe's parts, where any were changed."""
+    whole = {(row["task"], row["steps"], row["seed"]): row["PSNR"] for row in runs if row["method"] == "es"}
+    changed = [row for row in runs if row["method"] not in METHOD and (row["task"], row["steps"], row["seed"]) in whole]
+    tasks = list(dict.fromkeys(row["task"] for row in changed))
+    if not changed:
+        return
+    print("\n| changed | " + " | ".join(f"{SETTING[task]}" for task in tasks) + " |\n|---" + "|---" * len(tasks) + "|")
+    for method in dict.fromkeys(row["method"] for row in changed):
+        cells = []
+        for task in tasks:
+            gains = [row["PSNR"] - whole[task, row["steps"], row["seed"]] for row in changed if (row["method"], row["task"]) == (method, task)]
+            cells.append(f"{statistics.mean(gains):+.2f} dB" if gains else "–")
+        print(f"| {method.removeprefix('es, ')} | " + " | ".join(cells) + " |")
 
 
 def _spread(values: list[float], digits: int) -> str:
