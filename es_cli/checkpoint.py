@@ -22,7 +22,7 @@ from torch import Tensor
 from es_cli.data.writers import write_bytes
 from es_cli.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 METADATA_LIMIT = 4 << 20  # bytes of JSON; a spec takes a few thousand
 
 
@@ -31,8 +31,7 @@ class Metadata:
     """What a checkpoint says about itself.
 
     `measurement` holds the shapes of one measurement and of one image, `sizes` of images where the data have several, and whether they are
-    complex; `validation` what selected the
-    weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
+    complex; `validation` what selected the weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
     """
 
     spec: dict[str, Any]
@@ -148,7 +147,21 @@ def _from_format_1(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "format": 2, "spec": spec, "scale": data.get("scale", "none")}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
+def _from_format_2(found: dict[str, Any]) -> dict[str, Any]:
+    """Until format 3 the pseudoinverse of tomography was filtered back-projection alone, and networks were trained on that."""
+
+    def as_it_was(part: Any) -> Any:
+        if isinstance(part, list):
+            return [as_it_was(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        held = {key: as_it_was(value) for key, value in part.items()}
+        return {**held, "refine_steps": 0} if held.get("name") == "Tomography" else held
+
+    return {**found, "format": 3, "spec": {**found["spec"], "physics": as_it_was(found["spec"].get("physics"))}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1, 2: _from_format_2}
 
 
 def _fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -89,6 +89,10 @@ def evaluate(
     x = _read(x_source, True, model.made.operator.image)
     if len(y) != len(x):
         raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_source.file), hint="give one image for each measurement")
+    for i, (one, truth) in enumerate(zip(y, x, strict=True)):
+        if model.made.operator.image.fitted(one.shape).shape != truth.shape:
+            what = f"image {i} of shape {truth.shape} does not belong to measurement {i} of shape {one.shape}"
+            raise DataError(what, where=str(x_source.file), hint="give one image for each measurement, in the same order")
     given = {**{name: read_parameter(source) for name, source in own.items()}, **(params or {})}
     functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics}
     values: dict[str, dict[str, np.ndarray]] = {}
@@ -155,7 +159,7 @@ def _test_data(
         raise DataError("measurements and images go together", hint="give both, or neither for the run's own test data")
     if measurements is not None and images is not None:
         given = Source(file=str(measurements))
-        return given, Source(file=str(images)), dict(stored_parameters(given, physics, "test"))
+        return given, Source(file=str(images)), dict(stored_parameters(given, physics, "test", where=str(measurements)))
     kept = ckpt.parent / "data"
     if _kept(kept, "y") and _kept(kept, "x"):
         files = {name: _kept(kept, name) for name in (*catalog.OF_PHYSICS, *catalog.LEVELS)}

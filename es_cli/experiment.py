@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,7 @@ from es_cli.splitting.parameters import with_parameters
 from es_cli.splitting.virtual import virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
+SHAPES_TRIED = 16  # of the samples of a data set, before training
 SCALES = (ZeroNoise, GaussianNoise, PoissonNoise, PoissonGaussianNoise, GammaNoise)  # noise that scales with the image, see `rescaled`
 
 
@@ -174,15 +176,19 @@ def _image_sizes(operator: Operator, *parts: Measurements | None) -> list[tuple[
 def _check_parts(
     spec: Spec, objective: Objective, made: Reconstruction, train: Measurements, validation: Measurements, test: Measurements | None, device: torch.device
 ) -> None:
-    """SpecError where the network or a loss fails on one of the shapes of the data."""
-    seen = set()
+    """SpecError where the network or a loss fails on one of the shapes of the data: on all of them, or on `SHAPES_TRIED` from the smallest
+    to the largest."""
+    found: dict[tuple[int, ...], tuple[Measurements, list[int]]] = {}
     for data in [part for part in (train, validation, test) if part is not None]:
         for ends in ends_of_each(data):
-            if data.shape_at(ends[0]) not in seen:
-                _check_network(made, data, ends, device)
-                if data is not test:
-                    _check_losses(objective, made, data, ends, spec, device)
-            seen.add(data.shape_at(ends[0]))
+            found.setdefault(data.shape_at(ends[0]), (data, ends))
+    shapes = sorted(found, key=lambda shape: (math.prod(shape), shape))
+    count = min(len(shapes), SHAPES_TRIED)
+    for shape in [shapes[round(i * (len(shapes) - 1) / max(1, count - 1))] for i in range(count)]:
+        data, ends = found[shape]
+        _check_network(made, data, ends, device)
+        if data is not test:
+            _check_losses(objective, made, data, ends, spec, device)
 
 
 def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:

@@ -102,9 +102,9 @@ class Reconstructor:
         At most `batch` measurements at once, fewer where images are large.
         Raises DataError where the network or its group does not take images of another size than those that it was trained on.
         """
-        operator = sized(self.made.operator, samples.shape[1:])
-        wanted = operator.image.shape
+        wanted = self.made.operator.image.fitted(samples.shape[1:]).shape
         try:
+            operator = sized(self.made.operator, samples.shape[1:])
             if self.made.operator.sizes and wanted not in self.made.operator.sizes:
                 check_group(self.spec, operator)
             made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), images_at_once(wanted, batch))
@@ -128,7 +128,8 @@ class Reconstructor:
             physics = self.made.physics_of(y, own)
             return physics.A_adjoint(y) if name == "adjoint" else physics.A_dagger(y)
 
-        return self._batched(samples, params or {}, make, batch)
+        shape = self.made.operator.image.fitted(samples.shape[1:]).shape
+        return self._batched(samples, params or {}, make, images_at_once(shape, batch))
 
     def _batched(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Any, batch: int) -> np.ndarray:
         made = []

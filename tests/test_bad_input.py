@@ -12,7 +12,7 @@ from problems import es, train_in, write_spec
 from safetensors.numpy import save_file
 
 from es_cli.catalog import load_spec
-from es_cli.checkpoint import read_metadata
+from es_cli.checkpoint import MIGRATIONS, read_metadata
 from es_cli.errors import AnswerIsNo, CheckpointError, DataError, DeviceError, EsError, OutputError, SpecError, UsageError
 
 
@@ -263,6 +263,13 @@ def test_checkpoint_of_format_1_is_migrated(inpainting, model):
     rewritten(model, to_format_1)
     assert es(["reconstruct", "--ckpt", str(model), str(inpainting.parent / "test_y.npy"), "-o", str(inpainting.parent / "x.npy")]) == 0
     assert np.load(inpainting.parent / "x.npy").shape == (4, 1, 16, 16)
+
+
+def test_tomography_of_format_2_keeps_the_pseudoinverse_that_it_was_trained_on():
+    physics = {"name": "ComposedLinearPhysics", "physics": [{"name": "Blur"}, {"name": "Tomography", "angles": 5}]}
+    made = MIGRATIONS[2]({"format": 2, "spec": {"name": "s", "physics": physics}})
+    assert made["format"] == 3 and made["spec"]["name"] == "s"
+    assert made["spec"]["physics"]["physics"] == [{"name": "Blur"}, {"name": "Tomography", "angles": 5, "refine_steps": 0}]
 
 
 def test_divergence_names_the_step_and_exits_6(inpainting, refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -110,6 +111,21 @@ def test_parameters_that_a_data_set_of_deepinv_holds_are_those_of_its_samples(de
         assert es(["evaluate", "--ckpt", model, "--json", *more]) == 0
         scores.append(json.loads(capfd.readouterr().out)["metrics"])
     assert scores[0] == scores[1] == scores[2] != scores[3]
+
+
+def test_noise_levels_of_a_data_set_in_several_files_are_joined(deepinv_set: Path, capfd) -> None:
+    folder = deepinv_set.parent
+    (folder / "sets").mkdir()
+    for number in range(2):
+        shutil.copy(folder / "set.h5", folder / "sets" / f"{number}.h5")
+    data = "data={train: {measurements: sets}, validation: {measurements: set.h5}, test: {measurements: sets, images: sets}}"
+    made = build_experiment(load_spec(deepinv_set, [data]), torch.device("cpu"))
+    sigma = made.train.batch(list(range(len(made.train))))[2]["sigma"]
+    assert len(made.train) == 16 and torch.equal(sigma[:8], sigma[8:]) and len(sigma.unique()) == 8
+    assert es(["train", str(deepinv_set), data, "-o", str(folder / "run"), "-q"]) == 0
+    capfd.readouterr()
+    assert es(["evaluate", "--ckpt", str(folder / "run" / "model.safetensors"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["n"] == 8
 
 
 def test_what_a_data_set_of_deepinv_holds_and_the_operator_does_not_take_is_refused(deepinv_set: Path, capfd) -> None:

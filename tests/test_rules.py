@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from deepinv.physics import Inpainting
 from problems import es, inpainting, train_in  # noqa: F401 (fixture)
 
 from es_cli.catalog import load_spec
@@ -49,6 +50,22 @@ def test_reconstruct_takes_a_rule_and_info_says_what_the_checkpoints_own_costs(r
     assert np.array_equal(np.load(out), Reconstructor.load(run, "cpu", test=read_rule("one")).reconstruct(np.load(y)))
     assert es(["info", str(run)]) == 0
     assert "8 for each image" in capfd.readouterr().out
+
+
+def test_large_images_are_made_and_compared_a_few_at_a_time(run, inpainting, monkeypatch):  # noqa: F811
+    """Equal to what is made at once; the bound holds for the network and for what needs none."""
+    y = np.load(inpainting.parent / "test_y.npy")
+    whole = Reconstructor.load(run, "cpu").reconstruct(y)
+    model, seen, operator = Reconstructor.load(run, "cpu"), [], []
+    model.made.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    monkeypatch.setattr("es_cli.splitting.averaging.PIXELS_AT_ONCE", 3 * 16 * 16)
+    original = Inpainting.A_adjoint
+    monkeypatch.setattr(Inpainting, "A_adjoint", lambda self, y, **kwargs: (operator.append(len(y)), original(self, y, **kwargs))[1])
+    assert np.allclose(model.reconstruct(y), whole, atol=1e-6)
+    assert max(seen) == 3 and sum(seen) == 8 * len(y)
+    operator.clear()
+    model.baseline(y, "adjoint")
+    assert operator == [3, 1]
 
 
 def test_a_rule_that_the_measurements_do_not_allow_is_exit_2(inpainting, capfd):  # noqa: F811

@@ -17,7 +17,7 @@ from es_cli.data.conventions import default_key, parameter_keys
 from es_cli.data.files import find_files
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import SampleParameter, Samples
-from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_parameter
+from es_cli.data.parameters import OwnZeros, Parameter, StoredParameter, open_numbers, open_parameter
 from es_cli.data.stacks import open_stack
 from es_cli.errors import DataError, Fault, SpecError, UsageError
 from es_cli.spec.schema import FROM_DATA, ArrayFile, Component, Pair, Source, Spec, TensorRef
@@ -58,8 +58,12 @@ def with_stored_parameters(spec: Spec) -> Spec:
     return spec
 
 
-def stored_parameters(source: Source, part: Component, purpose: str, named: Collection[str] = ()) -> dict[str, ArrayFile]:
+def stored_parameters(
+    source: Source, part: Component, purpose: str, named: Collection[str] = (), where: str | None = None
+) -> dict[str, ArrayFile]:
     """Where a data set of deepinv's holds parameters of the operator `part` for each sample, by name; those of `named` are known already.
+
+    `where` names the source in faults, None: as a spec does.
 
     Raises SpecError for a parameter of operators that this one does not take: it would be ignored in silence.
     """
@@ -73,7 +77,7 @@ def stored_parameters(source: Source, part: Component, purpose: str, named: Coll
             elif any(entry.parameter(name) is not None for entry in catalog.entries(("physics", "noise"))):
                 what = f"{path.name} holds {stored[name]}, and {catalog.described(part)} takes no {name} for each sample"
                 hint = "name the operator that made these data, or write the measurements to a file of their own"
-                raise SpecError([Fault(what, f"data.{purpose}.measurements", hint)])
+                raise SpecError([Fault(what, where or f"data.{purpose}.measurements", hint)])
     return found
 
 
@@ -101,6 +105,9 @@ def read_parameter(source: ArrayFile | str) -> np.ndarray | list[np.ndarray] | s
     path = Path(source.file)
     if not path.is_dir() and path.suffix.lower() in readers.ARRAYS and "*" not in path.name:
         return readers.open_array(path, source.key)
+    first = find_files(source.file)[0]
+    if first.suffix.lower() in readers.ARRAYS and readers.open_array(first, source.key).ndim < 2:
+        return open_numbers(source)
     stack = open_stack(Source(file=source.file, key=source.key), pictures=False, seed=0)
     return stack.read(range(len(stack))) if stack.shapes is None else [stack.read([i])[0] for i in range(len(stack))]
 

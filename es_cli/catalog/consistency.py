@@ -105,14 +105,22 @@ def _is_ratio(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _with_all_in(part: Component, path: str) -> list[tuple[str, Component]]:
+    """(path, part) of an operator and of those that are nested in it."""
+    inside = [(f"{path}.{name}", value) for name, value in part.parameters.items() if isinstance(value, (Component, tuple))]
+    nested = [found for at, value in inside for found in _nested(value, at) if find(found[1].name, ("physics",)) is not None]
+    return [(path, part), *(found for at, one in nested for found in _with_all_in(one, at))]
+
+
 def _noise_in_a_stack(spec: Spec) -> Found:
     """The measurements of a stack are one array, with one noise model."""
     stacked = spec.physics.parameters.get("physics_list")
     if spec.physics.name != "StackedLinearPhysics" or not isinstance(stacked, tuple):
         return []
+    inner = [found for path, part in _nested(stacked, "physics.physics_list") for found in _with_all_in(part, path)]
     return [
         (f"{path}.noise_model", "the noise of a stack is its own, and not that of the operators in it", "move noise_model up, beside physics_list")
-        for path, part in _nested(stacked, "physics.physics_list")
+        for path, part in inner
         if part.parameters.get("noise_model") is not None
     ]
 

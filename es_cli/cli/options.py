@@ -35,7 +35,7 @@ Param = Annotated[
         "--param",
         metavar="NAME=FILE",
         help="A parameter of the operator in place of the checkpoint's, one for all samples or one for each: mask=mask.npy; "
-        "mask=from-data reads the mask off the zeros. May be repeated.",
+        "mask=from-data reads the mask off the zeros; FILE[KEY] is an array of an .npz or .h5 file, and a folder holds one file for each sample. May be repeated.",
         show_default=False,
     ),
 ]

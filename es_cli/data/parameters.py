@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -156,6 +155,12 @@ class OwnZeros:
         return seen.any(1, keepdims=True) if self.parameter.pair else seen
 
 
+def open_numbers(source: ArrayFile) -> np.ndarray:
+    """Numbers, one for each sample, of a file or of several one after the other: (n,), or as the one file has them. Raises DataError."""
+    arrays = [np.asarray(readers.open_array(path, source.key)) for path in find_files(source.file)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.atleast_1d(array) for array in arrays])
+
+
 def open_parameter(source: ArrayFile, parameter: Parameter, count: int, sizes: Sequence[Shape] | None = None) -> StoredParameter:
     """The parameter of `count` samples in a file, a folder or a glob, in which each file is a sample; values are looked through where that is quick.
 
@@ -163,9 +168,8 @@ def open_parameter(source: ArrayFile, parameter: Parameter, count: int, sizes: S
     not hold it.
     """
     if not parameter.shape:
-        path = Path(source.file)
-        array = parameter.arrange(readers.open_array(path, source.key), count, source.file)
-        names = [f"{path}[{i}]" if len(array) > 1 else str(path) for i in range(len(array))]
+        array = parameter.arrange(open_numbers(source), count, source.file)
+        names = [f"{source.file}[{i}]" if len(array) > 1 else source.file for i in range(len(array))]
         return StoredParameter(parameter, ArrayStack(array, names), each=len(array) == count)
     stack: Samples = open_stack(Source(file=source.file, key=source.key), pictures=False, seed=0)
     if len(find_files(source.file)) > 1:  # each file is a sample, so that their number is not taken for an axis

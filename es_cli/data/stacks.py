@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,9 +181,11 @@ def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = 
 
 def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     """The first sample that holds NaN or infinity, None where none does or the stack is larger than `limit_bytes` and is not scanned."""
-    size = int(np.prod(stack.sample_shape)) * stack.dtype.itemsize
-    if stack.dtype.kind in "biu" or size * len(stack) > limit_bytes:
+    shapes = stack.shapes or [stack.sample_shape] * len(stack)
+    sizes = [math.prod(shape) * stack.dtype.itemsize for shape in shapes]
+    if stack.dtype.kind in "biu" or sum(sizes) > limit_bytes:
         return None
+    size = max(sizes)
     for rows in runs(stack, max(1, SCAN // max(size, 1))):
         chunk = stack.read(rows)
         finite = np.isfinite(chunk).reshape(len(chunk), -1).all(1)

@@ -41,7 +41,7 @@ def read_rule(text: str, where: str = "--test-rule") -> Test:
 
 
 def rule_in_words(rule: Test) -> str:
-    """What `read_rule` reads back, without keys that say nothing; a list of transforms by its names."""
+    """What `read_rule` reads back; a list of transforms by its names."""
     transforms = f"[{', '.join(part.name for part in rule.group)}]" if isinstance(rule.group, tuple) else rule.group
     samples = rule.samples if rule.group in ("random", "full") else None
     values: dict[str, Any] = {"splits": rule.splits or "none", "folds": rule.folds, "group": transforms, "samples": samples}

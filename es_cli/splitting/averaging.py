@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +79,29 @@ def images_at_once(image_shape: Sequence[int], most: int) -> int:
 
 
 def average(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group, splitter: Any = None, **options: Any) -> Tensor:
-    """The reconstruction of y (B, …) by `rule`: the mean that `moments` gives for the same arguments."""
-    return moments(network, y, physics, rule, group, splitter, **options).mean
+    """The reconstruction of y (B, …) by `rule`: the mean over its pairs; `options` are those of `passes`.
+
+    Equal to deepinv's adapted model in evaluation mode under the same splits and elements.
+    """
+    total, count = torch.zeros((), device=y.device), 0
+    for images in passes(network, y, physics, rule, group, splitter, **options):
+        total, count = total + images.sum(0), count + len(images)
+    return total / count
 
 
-def moments(
+def moments(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group, splitter: Any = None, **options: Any) -> Averaged:
+    """Mean and variance over the pairs of `rule`, at no further network call; `options` are those of `passes`. Source: Chan et al., 1979."""
+    mean = squares = torch.zeros((), device=y.device)
+    done = 0
+    for images in passes(network, y, physics, rule, group, splitter, **options):
+        here, count = images.mean(0), len(images)
+        step = here - mean
+        squares = squares + (images - here).square().sum(0) + step.square() * (done * count / (done + count))
+        mean, done = mean + step * (count / (done + count)), done + count
+    return Averaged(mean, squares / done)
+
+
+def passes(
     network: Any,
     y: Tensor,
     physics: Any,
@@ -95,38 +113,33 @@ def moments(
     noise: Any = None,
     seed: int = 0,
     max_batch: int = 64,
-) -> Averaged:
-    """Mean and variance over the pairs of `rule`, at most `max_batch` images through the network at once (B at least).
+) -> Iterator[Tensor]:
+    """T_g f(M₁y, M₁A T_g) of the pairs of `rule`, (pairs of this pass, B, C, …, H, W): at most `max_batch` images at once (B at least).
 
     `consistency` feeds the network in place of y what it fed it in training, `noise` being that of y; None: y itself. Draws are keyed by the
-    pair, the same for all samples, so that a sample's image does not depend on its batch. The mean equals deepinv's adapted model in evaluation
-    mode under the same splits and elements. However many pairs there are, no more than one pass is held, beside the two sums (Chan et al., 1979).
+    pair, the same for all samples, so that a sample's image does not depend on its batch.
     """
     pairs = rule.pairs(group, seed)
     size = max(1, max_batch // len(y))
-    mean = squares = torch.zeros((), device=y.device)
+    drawn: dict[int, Tensor] = {}
     for done in range(0, len(pairs), size):
         part = pairs[done : done + size]
         fed = [y if consistency is None else feed_each(consistency, y, noise, [pair.noise_seed] * len(y)) for pair in part]
         copies, operator = torch.cat(fed), for_copies(physics, len(part))
         if rule.splits:
-            masks = _masks(rule, splitter, y, sampling_mask(physics), part, seed)
+            # a split that goes on from the last pass is not drawn again
+            splits = dict.fromkeys(pair.split for pair in part)
+            drawn = {i: drawn[i] if i in drawn else _same_split(rule, splitter, y, sampling_mask(physics), i, seed) for i in splits}
+            masks = _masks(y, part, drawn)
             copies, operator = masks * copies, split_operator(operator, masks, copies)
         g = Batch([pair.element for pair in part], run=len(y))
         images = g.act(network(copies, virtual_operator(operator, g, group.orthogonal)))
-        images = images.view(len(part), len(y), *images.shape[1:])
-        here = images.mean(0)
-        step = here - mean
-        squares = squares + (images - here).square().sum(0) + step.square() * (done * len(part) / (done + len(part)))
-        mean = mean + step * (len(part) / (done + len(part)))
-    return Averaged(mean, squares / len(pairs))
+        yield images.view(len(part), len(y), *images.shape[1:])
 
 
-def _masks(rule: TestRule, splitter: Any, y: Tensor, full: Tensor | None, part: Sequence[Pair], seed: int) -> Tensor:
+def _masks(y: Tensor, part: Sequence[Pair], drawn: Mapping[int, Tensor]) -> Tensor:
     """M₁ for each copy of each sample, (copies · B, …), or (1, …) where all share it: then one solver serves them all."""
-    splits = {pair.split for pair in part}
-    drawn = {split: _same_split(rule, splitter, y, full, split, seed) for split in splits}
-    if len(splits) == 1 and len(drawn[part[0].split]) == 1:
+    if len(drawn) == 1 and len(drawn[part[0].split]) == 1:
         return drawn[part[0].split]
     return torch.cat([drawn[pair.split].expand(y.shape) for pair in part])
 

@@ -26,7 +26,7 @@ class MaskedOperator(LinearPhysics):
     """M A, for A of any kind and a 0/1 mask M of the measurement's shape (1 or B, …).
 
     Closed forms: A† and the proximal step through the Gram matrix where A is given by a matrix; A† by filtered back-projection for
-    tomography. Elsewhere deepinv's solver.
+    tomography, refined by least squares. Elsewhere deepinv's solver.
     """
 
     def __init__(self, physics: Any, mask: Tensor) -> None:
@@ -46,7 +46,7 @@ class MaskedOperator(LinearPhysics):
         return self.mask * self.noise_model(x, **kwargs)
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """The pseudoinverse; for tomography the filtered back-projection, divided by the fraction of the angles that are kept."""
+        """The pseudoinverse; for tomography that of the whole sinogram, its start divided by the fraction of the angles that are kept."""
         gram = gram_matrix(self.physics)
         if gram is not None:
             return gram_dagger(self.physics, gram, self.mask, y)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from es_cli import catalog
 from es_cli.data.writers import write_bytes
 from es_cli.errors import OutputError, UsageError
 from es_cli.spec.document import to_yaml
@@ -14,8 +15,10 @@ from es_cli.spec.schema import Spec
 
 SPEC, MARK = "spec.yaml", "environment.json"  # the mark: written when training starts, and no user's file is called so beside a spec
 RUNS = Path("runs")
+# what is kept of test data that were simulated: one file of each, or a folder where samples differ in size
+TEST_DATA = tuple(f"data/test_{name}{end}" for name in ("x", "y", *catalog.OF_PHYSICS, *catalog.LEVELS) for end in (".npy", "/[0-9]*.npy"))
 # all that a run writes; whatever else lies in its folder is not ours to delete
-WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", "data/test_*.npy", "data/test_*/*.npy")
+WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", *TEST_DATA)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class RunFolder:
                     shutil.rmtree(old)
                 else:
                     old.unlink()
+                    if old.parent.parent == self.path / "data":
+                        with suppress(OSError):  # a folder of one array, unless something else lies in it
+                            old.parent.rmdir()
         except OSError as error:
             raise OutputError(f"the older run cannot be replaced: {error.strerror}", where=str(self.path), hint="give another -o") from error
         write_bytes(self.path / SPEC, to_yaml(spec).encode())

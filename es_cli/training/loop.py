@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -83,8 +83,12 @@ def _fusible(optimizer: Component, trained: list[nn.Parameter]) -> bool:
     return optimizer.name in FUSED and not {"foreach", "differentiable"} & set(optimizer.parameters) and all(p.is_floating_point() for p in trained)
 
 
-def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device) -> Iterator[Event]:
+def fit(
+    experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
     """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated and Stopped.
+
+    Once `stopping` says so, all losses are read before the next event, so that no state is saved after a loss that was not finite.
 
     Every draw is keyed by seed, purpose and step, so that where it was stopped before makes no difference.
     Raises Diverged where a loss is not finite.
@@ -104,7 +108,7 @@ def fit(experiment: Experiment, state: TrainingState, steps: int, every: int, de
                 state.scheduler.step()
             progress.step = step
             due = step % every == 0 or step == steps
-            yield from made.read(wait=due)
+            yield from list(made.read(wait=due or stopping()))
             if due:
                 feed.settle()
                 yield _validate(experiment, shadow, state, feed.held_out, device)

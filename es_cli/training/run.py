@@ -151,7 +151,7 @@ class _Run:
         with _signals() as caught:
             self._warm_up()
             try:
-                for event in fit(self.experiment, self.state, self.steps, self.every, self.device):
+                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, lambda: bool(caught)):
                     self._consume(event)
                     if caught and not isinstance(event, Stopped) and not self._validation_follows(event):
                         self.state.save(self.state_file)
@@ -166,7 +166,7 @@ class _Run:
     def _warm_up(self) -> None:
         data, made = self.experiment.train, self.experiment.reconstruction
         if self.running.compiled:
-            y, _, physics, _ = made.batch(data, list(range(min(len(data), self.experiment.spec.training.batch_size))), self.device)
+            y, _, physics, _ = made.batch(data, next(in_order(data, self.experiment.spec.training.batch_size)), self.device)
             self.running.warm_up(self.experiment.network, y, physics)
 
     def _validation_follows(self, event: Event) -> bool:
