@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepinv.physics import LinearPhysics
+import torch
+from deepinv.physics import MRI, DynamicMRI, LinearPhysics
 from torch import Tensor
 
 from es_cli.splitting.group import Batch
@@ -52,12 +53,22 @@ class VirtualOperator(LinearPhysics):
         if not self.orthogonal:
             return super().prox_l2(z, y, gamma, **kwargs)
         moved = self.g.act(z) if isinstance(z, Tensor) else z
-        return self.g.inverse(self.physics.prox_l2(moved, y, gamma, **kwargs))
+        return self.g.inverse(_proximal(self.physics, moved, y, gamma, **kwargs))
 
     def update_parameters(self, **kwargs: Any) -> None:
         """Update A within A T_g, and leave the A that this was made from as it was."""
         self.physics = own(self.physics)
         self.physics.update_parameters(**kwargs)
+
+
+def _proximal(physics: Any, z: Any, y: Tensor, gamma: Any, **kwargs: Any) -> Tensor:
+    """`physics.prox_l2`; for MRI with one Fourier transform there and one back, where deepinv takes three for the same."""
+    if not isinstance(physics, MRI) or isinstance(physics, DynamicMRI) or not isinstance(z, Tensor):
+        return physics.prox_l2(z, y, gamma, **kwargs)
+    mask = physics.mask
+    weight = torch.as_tensor(gamma, dtype=z.dtype, device=z.device)
+    weight = weight.view(*weight.shape, *[1] * (mask.ndim - weight.ndim)) if weight.ndim else weight
+    return physics.V((weight * mask * y + physics.V_adjoint(z)) / (weight * mask**2 + 1))
 
 
 def virtual_operator(physics: Any, g: Batch, orthogonal: bool) -> Any:
