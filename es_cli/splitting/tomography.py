@@ -16,11 +16,14 @@ class Tomography(deepinv.physics.Tomography):
     Filtered back-projection takes the angles for evenly spaced and many. A split has few of them, with gaps, and its image is wrong at the lowest
     frequencies too, where every angle has measured; a network that learns to mend that spoils the image of the whole sinogram. A few steps of
     least squares from there mend it for splits and sinogram alike. deepinv starts least squares from nothing, which takes tens of steps.
+    ValueError for a number of steps below 0.
 
     :param int refine_steps: steps of least squares after filtered back-projection; 0: filtered back-projection alone.
     """
 
     def __init__(self, *args: Any, refine_steps: int = 4, **kwargs: Any) -> None:
+        if refine_steps < 0:
+            raise ValueError(f"refine_steps must be 0 or more, got {refine_steps}")
         super().__init__(*args, **kwargs)
         self.refine_steps = refine_steps
 

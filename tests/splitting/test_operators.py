@@ -158,6 +158,8 @@ def test_tomography_without_refinement_is_filtered_back_projection():
     physics = Tomography(angles=7, img_width=12, normalize=True, refine_steps=0)
     y = physics.A(random((1, 12, 12)))
     assert torch.equal(physics.A_dagger(y), physics.fbp(y))
+    with pytest.raises(ValueError, match="refine_steps must be 0 or more"):
+        Tomography(angles=7, img_width=12, refine_steps=-1)
 
 
 def test_refined_back_projection_agrees_with_whole_and_split_as_well_as_any_image_can():
