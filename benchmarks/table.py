@@ -93,10 +93,10 @@ def _dates(results: Mapping[str, Any]) -> str:
 
 
 def _made(results: Mapping[str, Any], when: str) -> str:
-    """When, on what, and by which command."""
+    """When, on what, and by which command, or by which several."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     threads = f"{results['threads']} thread{'s' * (results['threads'] != 1)}"
-    return f"{when}; {results['machine']}, {threads}; {versions}. Made by `{results['command']}`."
+    return f"{when}; {results['machine']}, {threads}; {versions}. Made by {', '.join(f'`{one}`' for one in results.get('commands', [results['command']]))}."
 
 
 def main() -> None:

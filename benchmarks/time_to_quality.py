@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from reaching import compared
-from turns import surroundings
+from turns import command, surroundings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 ARRAYS = {
@@ -64,12 +64,12 @@ def run_peer(peer: Path, task: Path, epochs: int, lr: float, eval_every: int) ->
     return {"who": "peer", "steps": said["steps"], "epochs": epochs, "lr": lr, "eval_every": eval_every, **found, "one_call": said["bare_full_y"]["psnr"]}
 
 
-def _output(command: list[str]) -> tuple[str, float]:
-    """Standard output of a command, and its seconds."""
+def _output(words: list[str]) -> tuple[str, float]:
+    """Standard output of the command line `words`, and its seconds."""
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(words)}\n{done.stderr}")
     return done.stdout, time.perf_counter() - started
 
 
@@ -118,7 +118,9 @@ class Results:
 
     def add(self, name: str, run: Run) -> None:
         runs = [*self.runs(name), {"date": date.today().isoformat(), **run}]
-        self.held = {**surroundings(), "tasks": {**self.held["tasks"], name: {"compared": compared(runs), "runs": runs}}}
+        # the file may grow by several commands, and all of them made it
+        commands = list(dict.fromkeys([*self.held.get("commands", []), command()]))
+        self.held = {**surroundings(), "commands": commands, "tasks": {**self.held["tasks"], name: {"compared": compared(runs), "runs": runs}}}
         self.path.write_text(json.dumps(self.held, indent=1) + "\n")
         print(name, json.dumps(run), file=sys.stderr, flush=True)
 

@@ -124,6 +124,10 @@ REFUSED = {
         {"name": "StackedLinearPhysics", "physics_list": [{"name": "Denoising", "noise_model": {"name": "GaussianNoise", "sigma": 0.1}}]},
         "physics_list.0.noise_model.*move noise_model up",
     ),
+    "noise within a stack, nested": (
+        {"name": "StackedLinearPhysics", "physics_list": [{"name": "ComposedLinearPhysics", "physics": [{"name": "Denoising", "noise_model": {"name": "GaussianNoise", "sigma": 0.1}}]}]},
+        r"physics_list.0.physics.0.noise_model.*move noise_model up",
+    ),
     "SequentialMRI": ({"name": "SequentialMRI", "mask": {"file": "mask3"}, "img_size": [2, 8, 8]}, "the adjoint of SequentialMRI is not"),
     "Blur without filter": ({"name": "Blur"}, "does not measure images"),
     "filter too large": ({"name": "Downsampling", "filter": "nonsense"}, "Downsampling"),

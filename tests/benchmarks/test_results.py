@@ -31,6 +31,8 @@ def test_a_row_says_when_es_was_as_good_as_the_peer_and_how_good_it_was_by_then(
 
 def test_the_caption_says_when_where_and_by_which_command():
     assert "2026-01-02 to 2026-01-03; abacus, 3 cores, 3 threads; torch 9.9. Made by `python x.py`." in "\n".join(time_to_quality(QUALITY))
+    grown = {**QUALITY, "commands": ["python x.py", "python x.py --task mri64"]}
+    assert "Made by `python x.py`, `python x.py --task mri64`." in "\n".join(time_to_quality(grown))
 
 
 def test_ratios_counts_and_sizes_have_a_row_each():

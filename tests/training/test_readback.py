@@ -167,3 +167,12 @@ def test_no_step_waits_for_the_gpu(problem, share, request, monkeypatch):
     monkeypatch.setattr(loop, "_step", strict)
     events = list(fit(experiment, state, 60, 30, device))
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, 61))
+
+
+def test_once_a_run_is_to_stop_every_loss_is_read_first(inpainting, like_a_gpu):
+    """On a GPU losses come ten steps late: a state must not be saved over the last good one before they are known to be finite."""
+    made = build_experiment(load_spec(inpainting), torch.device("cpu"))
+    for stopping, first in ((False, 10), (True, 1)):
+        state = new_state(made, None, 20)
+        next(fit(made, state, 20, 20, torch.device("cpu"), lambda stopping=stopping: stopping))
+        assert state.progress.step == first
