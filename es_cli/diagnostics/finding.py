@@ -1,0 +1,31 @@
+"""What one section of `es check` found: numbers, a verdict, one line of reason and one of advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["good", "doubtful", "no"]
+ORDER: tuple[Verdict, ...] = ("good", "doubtful", "no")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One section's answer.
+
+    `numbers` are plain JSON values by name, in the order in which they are shown: numbers, texts, and lists or mappings of them. `pictures` are
+    maps (H, W) of float32 between 0 and 1 by name, empty where nothing is to be seen. `advice` is empty where nothing is to be done.
+    """
+
+    section: str
+    verdict: Verdict
+    reason: str
+    advice: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The gravest of some verdicts, good where there are none."""
+    return max(verdicts, key=ORDER.index, default="good")
