@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import evaluate, info, reconstruct, train
+from es_cli.cli import completion, evaluate, info, listing, reconstruct, schema, train
 from es_cli.cli.console import complain
 from es_cli.errors import DataError, DeviceError, EsError, Fault
 
@@ -93,6 +93,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("list")(listing.list_components)
+app.command("schema")(schema.schema)
 
 
 def _version(wanted: bool) -> None:
@@ -138,6 +140,7 @@ def main() -> None:
     if not sys.warnoptions:
         # what libraries say to programmers; `python -W default -m es_cli` shows it
         warnings.simplefilter("ignore")
+    completion.prepare()
     app(prog_name="es")
 
 

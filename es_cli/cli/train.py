@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.completion import complete_checkpoints, complete_spec_overrides
 from es_cli.cli.console import answer, quoted
 from es_cli.cli.options import Device, Overwrite, Quiet, Verbose
 from es_cli.cli.training_display import TrainingDisplay
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
 
 def train(
     spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False, autocompletion=complete_spec_overrides),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; runs/NAME if left out.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
-    init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.", autocompletion=complete_checkpoints),
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
