@@ -123,7 +123,7 @@ class Hdf5(ArrayReader):
         with self._dataset(key) as dataset:
             return Geometry.from_attributes(dict(dataset.attrs), "hdf5", dataset.dtype, dataset.ndim)
 
-    def keys(self) -> list[str]:
+    def array_names(self) -> list[str]:
         """The names of the arrays in the file. Raises DataError."""
         return list(self.names())
 

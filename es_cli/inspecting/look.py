@@ -11,7 +11,7 @@ import numpy as np
 from es_cli.errors import DataError, UsageError
 from es_cli.inspecting import words as vocabulary
 from es_cli.inspecting.arrays import Held, find_arrays
-from es_cli.inspecting.kspace import Sampling, as_kspace, centre_of, sampling_of, sees_one_picture
+from es_cli.inspecting.kspace import MOST_COILS, Sampling, as_kspace, centre_of, sampling_of, sees_one_picture
 from es_cli.inspecting.noise import Noise, noise_of_images, noise_of_kspace, noise_of_sinograms
 from es_cli.inspecting.roles import Roles, assign
 from es_cli.inspecting.sinograms import angle_axis, fills_the_margin, padded_width
@@ -168,6 +168,8 @@ def _kspace(roles: Roles, pairs: list[np.ndarray], zeros: Zeros, physics: str | 
         pairs, coils, whole = [np.stack(pairs) if len(pairs) == train.count else train.whole()], train.count, True
         notes.append(f"{train.name} {train.shape} is taken for {coils} coils of one slice; --physics MRI takes it for {coils} slices")
         zeros = zeros_of_kspace(pairs)
+    elif not coils and not whole and physics != "MRI" and count <= MOST_COILS and len(train.shape) == 3:
+        notes.append(f"{train.name} {train.shape} is taken for {count} slices; --physics MultiCoilMRI takes it for {count} coils of one slice")
     if pairs[0].ndim > 3:
         raise DataError(f"k-space samples of shape {pairs[0].shape}", where=train.file, hint="es init knows (n, H, W) and (n, coils, H, W); write the spec for volumes by hand")
     sampling = sampling_of(zeros.mask)

@@ -1,7 +1,7 @@
 """The level of Gaussian noise, from what was measured alone: no entry that a mask left out is looked at.
 
 As deepinv's `WaveletNoiseEstimator`, by the median absolute deviation of the finest detail (Donoho and Johnstone, Biometrika 1994), here of differences
-between four neighbours, which need no more than those four measured. Detail of the image itself is in it, so that it is an upper bound. Noise has the
+between four neighbours, or two, which need no more than those measured. Detail of the image itself is in it, so that it is an upper bound. Noise has the
 same level at every distance and frequency where detail has not: comparing two says whether it is noise.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 GAUSSIAN = 0.6745  # the median of |N(0, 1)|
 CLEAR = 0.8  # of the level at twice the distance, or of the frequencies below: it is noise
 FEWEST = 64  # differences that an estimate needs
+ENOUGH = 2000  # for an estimate within a few per cent; where a mask leaves fewer squares, pairs have to do, with more of the image in them
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class Noise:
 
 
 def noise_of_images(samples: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> Noise | None:
-    """The noise of samples (C, H, W), of what `seen` (C, H, W), bool, says was measured; None where no four neighbours were."""
-    near, far = ([_mixed(np.asarray(y, np.float64), mask, step) for y, mask in zip(samples, seen, strict=True)] for step in (1, 2))
+    """The noise of samples (C, H, W), of what `seen` (C, H, W), bool, says was measured; None where next to no neighbours were."""
+    for differences in (_mixed, _paired):
+        near, far = ([differences(np.asarray(y, np.float64), mask, step) for y, mask in zip(samples, seen, strict=True)] for step in (1, 2))
+        if sum(found.size for found in near) > ENOUGH:
+            break
     return _compared(near, far)
 
 
@@ -68,6 +72,17 @@ def _mixed(y: np.ndarray, seen: np.ndarray, step: int) -> np.ndarray:
     measured = np.logical_and.reduce([seen[..., i, j] for i, j in corners])
     mixed = ((a - b - c + d) / 2)[measured]
     return mixed[mixed != 0]
+
+
+def _paired(y: np.ndarray, seen: np.ndarray, step: int) -> np.ndarray:
+    """Differences between two entries `step` apart, along both axes, both measured; flat places say nothing."""
+    found = []
+    for axis in (-1, -2):
+        first, second = range(y.shape[axis] - step), range(step, y.shape[axis])
+        both = seen.take(first, axis) & seen.take(second, axis)
+        found.append(((y.take(second, axis) - y.take(first, axis)) / np.sqrt(2))[both])
+    pairs = np.concatenate(found)
+    return pairs[pairs != 0]
 
 
 def _compared(near: Sequence[np.ndarray], far: Sequence[np.ndarray]) -> Noise | None:

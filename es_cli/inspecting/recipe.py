@@ -20,6 +20,7 @@ AUDIBLE = 0.01  # of the level of an image: noise below is ignored
 REACHED = 0.1  # of the pixels, that a group has to add to those measured
 UNROLLED = {"MRI": 3, "MultiCoilMRI": 3, "Tomography": 2, "SensingMatrix": 3}
 STEPS = {"Tomography": 400, "SensingMatrix": 1500}
+COILS = 8  # of a made-up scanner
 BATCHES = {"SensingMatrix": 25, "MultiCoilMRI": 4}
 
 
@@ -67,7 +68,7 @@ def _write_physics(page: Page, found: Look, folder: Path) -> None:
     writers = {"Inpainting": _mask, "MRI": _mask, "MultiCoilMRI": _mask, "Tomography": _angles, "SensingMatrix": _matrix}
     if found.physics in writers:
         writers[found.physics](page, found, folder)
-    if found.coils:
+    if found.physics == "MultiCoilMRI":
         _coil_maps(page, found, folder)
     _noise(page, found)
 
@@ -155,9 +156,11 @@ def _coil_maps(page: Page, found: Look, folder: Path) -> None:
     maps = found.roles.maps.get("train") or found.roles.maps.get("")
     if own_maps(found):
         page.line(1, "# coil_maps:", "each sample has its own, see data")
-    elif maps is not None and (found.coils in maps.shape[:2]) and maps.shape[-2:] == found.size[-2:]:
+    elif maps is not None and (found.simulated or found.coils in maps.shape[:2]) and maps.shape[-2:] == found.size[-2:]:
         named = source(maps, folder)
         page.item(1, "coil_maps", named if isinstance(named, dict) else {"file": named}, f"those of the {found.coils} coils")
+    elif found.simulated:
+        page.item(1, "coil_maps", COILS, "so many coils, made up; or {file: maps.npy}; needs pip install 'es-cli[mri]'")
     elif found.sampling is not None and _calibrated(found) >= NARROWEST:
         once = "" if found.count == 1 else " of the first sample, for all; where heads lie differently: data.train.params: {coil_maps: FILE}"
         page.item(1, "coil_maps", "espirit", f"estimated once from the fully sampled centre{once}; or {{file: maps.npy}}; needs pip install 'es-cli[mri]'")

@@ -20,7 +20,7 @@ def read_starter(name: str) -> str:
     path = FOLDER / f"{name}.yaml"
     if name in (known := starters()):
         return path.read_text(encoding="utf-8")
-    from es_cli.spec.wording import did_you_mean  # loads pydantic, which takes as long as all the rest
+    from es_cli.spec.wording import did_you_mean  # loads the schema of specs, which takes as long as all the rest
 
     near = did_you_mean(name, tuple(known))
     what = f"no template is called '{name}'"
