@@ -21,7 +21,7 @@ FLOORS = [
     {"streams"},
     {"data", "splitting", "networks"},
     {"figures"},
-    {"checkpoint", "building"},
+    {"checkpoint", "building", "inspecting"},
     {"experiment"},
     {"training", "reconstruct", "tiles"},
     {"evaluate", "diagnostics", "report"},
