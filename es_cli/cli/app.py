@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import evaluate, info, init, reconstruct, train
+from es_cli.cli import evaluate, info, init, listing, reconstruct, train
 from es_cli.cli.console import complain
 from es_cli.errors import DataError, DeviceError, EsError, Fault
 
@@ -93,6 +93,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("list")(listing.list_components)
 app.command("init")(init.init)
 
 
