@@ -18,7 +18,7 @@ from es_cli.data.conventions import default_key, holds_samples
 from es_cli.data.files import ARRAYS, PICTURES, READABLE, find_files, is_picture, reading, suffix_of
 from es_cli.data.stacks import Stack, open_stack
 from es_cli.errors import DataError
-from es_cli.inspecting.words import ASIDE, says_something, words_of
+from es_cli.inspecting.words import ASIDE, TEXTS, says_something, words_of
 from es_cli.spec.schema import Source
 
 LOOKED_AT = 48  # samples of each array
@@ -213,7 +213,7 @@ def _in_file(path: Path, root: Path) -> tuple[list[Held], list[str]]:
         try:
             shape, dtype = readers.array_header(path, key)
         except DataError as error:
-            if not words_of(key or "") & ASIDE:
+            if not words_of(key or "") & (ASIDE | TEXTS):
                 notes.append(f"{path.name}{f'[{key}]' if key else ''} is passed over: {error.fault.what}")
             continue
         if math.prod(shape) > 0 and len(shape) > 0:

@@ -11,7 +11,7 @@ import numpy as np
 from es_cli.errors import DataError
 from es_cli.inspecting.data_section import crop_of, crops_of, own_maps, source, write_data
 from es_cli.inspecting.look import Look
-from es_cli.inspecting.memory import bytes_of_sample, fitting_batch
+from es_cli.inspecting.memory import BUDGET, bytes_of_sample, fitting_batch
 from es_cli.inspecting.page import Page, flow, rounded
 from es_cli.spec.schema import FROM_DATA
 
@@ -321,7 +321,7 @@ def _write_training(page: Page, found: Look) -> None:
     batch = fitting_batch(wanted, each, count)
     page.line(0, "training:")
     page.item(1, "steps", STEPS.get(found.physics, 1200), "more steps, better images; training can be stopped, and resumed")
-    full = "as many as there are" if batch == count < wanted else "as the recipe has it" if batch == wanted else "so that a step fits into 3 GiB"
+    full = "as many as there are" if batch == count < wanted else "as the recipe has it" if batch == wanted else f"so that a step fits into {BUDGET >> 30} GiB" if each <= BUDGET else "one is more than a small machine has to spare; crop, or make the network narrower"
     page.item(1, "batch_size", batch, f"about {max(1, each >> 20)} MiB a sample: {full}")
     page.item(1, "optimizer", {"name": "AdamW", "lr": 5.0e-4, "weight_decay": 1.0e-8})
     page.item(1, "scheduler", {"name": "OneCycleLR", "max_lr": 2.0e-3})

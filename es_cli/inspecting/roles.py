@@ -37,8 +37,9 @@ class Roles:
 def assign(arrays: Sequence[Held], where: str) -> Roles:
     """The roles of all arrays of a folder. Raises DataError where none can be the measurements."""
     operator = {id(held): kind for held in arrays if (kind := _of_operator(held)) is not None}
-    samples = [held for held in arrays if id(held) not in operator and len(held.shape) > 1 and not held.words & vocabulary.ASIDE]
-    notes = [f"{held.name} is left out: it holds no samples" for held in arrays if id(held) not in operator and held not in samples and len(held.shape) > 1]
+    possible = [held for held in arrays if id(held) not in operator and len(held.shape) > 1]
+    samples = [held for held in possible if not held.words & vocabulary.ASIDE] or possible
+    notes = [f"{held.name} is left out: it holds no samples" for held in possible if held not in samples]
     if not samples:
         what = f"{PLAIN}: {', '.join(f'{held.name} {held.shape}' for held in arrays[:6])}"
         raise DataError(what, where=where, hint="wanted the samples first: (n, H, W) or (n, C, H, W), k-space (n, coils, H, W), or (n, m)")

@@ -24,7 +24,8 @@ MASKS = frozenset({"mask", "masks", "pattern", "sampling"})
 ANGLES = frozenset({"angle", "angles", "theta", "thetas"})
 MATRICES = frozenset({"matrix", "sensing", "phi", "a"})
 MAPS = frozenset({"maps", "map", "csm", "smaps", "sens", "sensitivity", "sensitivities", "coilmaps"})
-ASIDE = frozenset({"dark", "darks", "white", "flat", "flats", "label", "labels", "subject", "patient", "header", "name", "names", "fname", "id"})  # beside the data, and no part of them
+ASIDE = frozenset({"dark", "darks", "white", "flat", "flats", "label", "labels", "subject", "patient", "header"})  # beside the data, and no part of them
+TEXTS = frozenset({"name", "names", "fname", "id"})  # of arrays of text, as long as they are no arrays of numbers
 
 
 def words_of(text: str) -> frozenset[str]:

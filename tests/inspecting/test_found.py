@@ -274,7 +274,7 @@ def volume(folder: Path) -> Check:
     mask = np.ones((20, 20), bool)
     mask[6:14, 4:12] = False
     folder.mkdir()
-    nibabel.save(nibabel.Nifti1Image((300 * rough(9, 20) * mask).T, np.eye(4)), folder / "brain.nii.gz")
+    nibabel.save(nibabel.Nifti1Image((300 * rough(9, 20) * mask).T, np.eye(4)), folder / "patient_brain.nii.gz")
 
     def check(found: Look, made: Any) -> None:
         assert found.physics == "Inpainting" and np.array_equal(made.operator.physics.mask[0, 0].bool().numpy(), mask)
