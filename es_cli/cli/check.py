@@ -69,11 +69,12 @@ def check(
 
 
 def render(finding: Finding) -> str:
-    """A section as a person reads it: verdict and reason, then advice and numbers, indented."""
+    """A section as a person reads it: verdict and reason, then advice and numbers, indented; tables of numbers are for --json."""
     lines = [f"{_coloured(finding.verdict)} {finding.section}: {plain(finding.reason)}"]
     if finding.advice:
         lines.append(f"           → {plain(finding.advice)}")
-    lines.extend(f"           {plain(name)}: {_number(value)}" for name, value in finding.numbers.items())
+    shown = {name: value for name, value in finding.numbers.items() if not _is_table(value)}
+    lines.extend(f"           {plain(name).replace('_', ' ')}: {_number(value)}" for name, value in shown.items())
     return "\n".join(lines)
 
 
@@ -83,6 +84,10 @@ def _coloured(verdict: str) -> str:
 
     word = f"{verdict:<10}"
     return typer.style(word, fg=COLOURS[verdict], bold=True) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else word
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values())
 
 
 def _number(value: Any) -> str:

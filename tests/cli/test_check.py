@@ -72,7 +72,7 @@ def test_a_spec_with_a_fault_is_answered_as_by_training(spec):
     assert result.exit_code == 2 and "did you mean Inpainting" in result.stderr
 
 
-def test_a_finding_is_rendered_with_its_advice_and_numbers():
-    lines = render(Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "shape": [3, 4], "sees": None})).splitlines()
+def test_a_finding_is_rendered_with_its_advice_and_numbers_but_no_tables():
+    lines = render(Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "image_shape": [3, 4], "sees": None, "each": {"turn": {"error": 1}}})).splitlines()
     assert lines[0].split() == ["doubtful", "operator:", "odd"]
-    assert [line.strip() for line in lines[1:]] == ["→ mend it", "norm: 0.123", "shape: 3 × 4", "sees: not known"]
+    assert [line.strip() for line in lines[1:]] == ["→ mend it", "norm: 0.123", "image shape: 3 × 4", "sees: not known"]
