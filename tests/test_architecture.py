@@ -23,7 +23,7 @@ FLOORS = [
     {"figures"},
     {"checkpoint", "building", "inspecting"},
     {"experiment"},
-    {"training", "reconstruct", "tiles"},
+    {"training", "reconstruct", "simulation", "tiles"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},
 ]
