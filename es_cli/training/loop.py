@@ -24,10 +24,10 @@ from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
-from es_cli.training.events import Event, Stopped, Validated
+from es_cli.training.events import Event, Resting, Step, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, feeding
 from es_cli.training.readback import Readback
-from es_cli.training.state import Progress, TrainingState
+from es_cli.training.state import Progress, Tally, TrainingState
 
 # validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
 VALIDATION_SHARE = 0.06
@@ -84,39 +84,64 @@ def _fusible(optimizer: Component, trained: list[nn.Parameter]) -> bool:
 
 
 def fit(
-    experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device, stopping: Callable[[], bool] = lambda: False
+    experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device, resting: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
-    """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated and Stopped.
+    """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated, Resting and Stopped.
 
-    Once `stopping` says so, all losses are read before the next event, so that no state is saved after a loss that was not finite.
+    Resting comes after each validation, and between steps or batches of a validation once `resting` says so: by then all losses are read, so
+    that no state is saved after a loss that was not finite. Whoever wants to stop does it there.
 
     Every draw is keyed by seed, purpose and step, so that where it was stopped before makes no difference.
     Raises Diverged where a loss is not finite.
     """
-    spec, progress = experiment.spec, state.progress
+    spec = experiment.spec
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
     epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     made = Readback(device)
     with feeding(experiment.train, experiment.validation, epochs.positions, steps, device) as feed:
         state.network.train()
-        while progress.step < steps and not progress.done:
+        while not (reason := ended(spec, state.progress, steps)):
+            if _validation_due(state.progress, steps, every):
+                feed.settle()
+                yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
+                state.progress.tally = Tally()
+                yield Resting(state.snapshot())
+                state.network.train()
+                continue
             started = time.perf_counter()
-            step = progress.step + 1
+            step = state.progress.step + 1
             loss, terms = _step(experiment, state, step, epochs, feed.get(step))
             made.add(step, loss, terms, state.optimizer.param_groups[0]["lr"], started)
             if state.scheduler is not None:
                 state.scheduler.step()
-            progress.step = step
-            due = step % every == 0 or step == steps
-            yield from list(made.read(wait=due or stopping()))
-            if due:
-                feed.settle()
-                yield _validate(experiment, shadow, state, feed.held_out, device)
-                state.network.train()
-                if spec.training.patience is not None and progress.validations_since_best >= spec.training.patience:
-                    progress.done = "patience"
-    progress.done = progress.done or "finished"
-    yield Stopped(progress.step, progress.done, progress.best_step, progress.best_loss)
+            state.progress.step = step
+            rests = resting()
+            for event in list(made.read(wait=rests or _validation_due(state.progress, steps, every))):
+                _count(state.progress.tally, event)
+                yield event
+            if rests:
+                yield Resting(state.snapshot())
+    progress = state.progress
+    progress.done = reason
+    yield Stopped(progress.step, reason, progress.best_step, progress.best_loss)
+
+
+def ended(spec: Spec, progress: Progress, steps: int) -> str:
+    """Why a run of `steps` is at its end: finished or patience; "" where it is not."""
+    patience = spec.training.patience
+    if progress.step > progress.validated and progress.step <= steps:
+        return ""  # the last step, or the last validation, is still to be made
+    if patience is not None and progress.validations_since_best >= patience:
+        return "patience"
+    return "finished" if progress.step >= steps else ""
+
+
+def _validation_due(progress: Progress, steps: int, every: int) -> bool:
+    return progress.step > progress.validated and (progress.step % every == 0 or progress.step == steps)
+
+
+def _count(tally: Tally, made: Step) -> None:
+    tally.steps, tally.loss, tally.seconds, tally.lr = tally.steps + 1, tally.loss + made.loss, tally.seconds + made.seconds, made.lr
 
 
 def _step(experiment: Experiment, state: TrainingState, step: int, epochs: Epochs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -159,22 +184,21 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         buffer.copy_(other)
 
 
-@torch.no_grad()
-def _validate(experiment: Experiment, objective: Objective, state: TrainingState, batches: Batches, device: torch.device) -> Validated:
+def _validate(
+    experiment: Experiment, objective: Objective, state: TrainingState, batches: Batches, device: torch.device, resting: Callable[[], bool]
+) -> Iterator[Event]:
     """The held-out loss: one fixed split and g for each sample, keyed by the sample. Ground truth only gives a PSNR to look at."""
     started = time.perf_counter()
     spec, data, progress = experiment.spec, experiment.validation, state.progress
-    objective.network.eval()
     losses: list[Tensor] = []
     psnrs: list[Tensor] = []
     for positions in in_order(data, spec.training.batch_size):
+        if resting():
+            yield Resting(state.snapshot())
         raw = batches.batch(positions, device)
-        y, x, physics, scale = experiment.reconstruction.in_units(*raw)
-        seeds = [stream_seed(spec.seed, "validation-split", key) for key in data.keys(positions)]
-        torch.manual_seed(seeds[0])
-        losses.append(objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale))
-        if x is not None:
-            psnrs.append(_psnr(experiment, objective.network, raw))
+        loss, psnr = _held_out(experiment, objective, positions, raw)
+        losses.append(loss)
+        psnrs += psnr
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):
         raise Diverged(f"the held-out loss is {loss} at step {progress.step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
@@ -182,7 +206,20 @@ def _validate(experiment: Experiment, objective: Objective, state: TrainingState
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
     progress.validations_since_best = 0 if best else progress.validations_since_best + 1
-    return Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
+    progress.validated = progress.step
+    yield Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _held_out(experiment: Experiment, objective: Objective, positions: list[int], raw: Batch) -> tuple[Tensor, list[Tensor]]:
+    """The held-out loss of each sample of a batch (B,), and their PSNR (B,) where there is ground truth, else nothing."""
+    spec, network = experiment.spec, objective.network
+    y, x, physics, scale = experiment.reconstruction.in_units(*raw)
+    seeds = [stream_seed(spec.seed, "validation-split", key) for key in experiment.validation.keys(positions)]
+    network.eval()
+    torch.manual_seed(seeds[0])
+    loss = objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale)
+    return loss, [] if x is None else [_psnr(experiment, network, raw)]
 
 
 def _psnr(experiment: Experiment, network: nn.Module, batch: Batch) -> Tensor:
