@@ -115,11 +115,9 @@ def fit(
             if state.scheduler is not None:
                 state.scheduler.step()
             state.progress.step = step
-            rests = resting()
-            for event in list(made.read(wait=rests or _validation_due(state.progress, steps, every))):
-                _count(state.progress.tally, event)
-                yield event
-            if rests:
+            yield from _told(state, made, wait=_validation_due(state.progress, steps, every))
+            if resting():
+                yield from _told(state, made, wait=True)
                 yield Resting(state.snapshot())
     progress = state.progress
     progress.done = reason
@@ -140,8 +138,12 @@ def _validation_due(progress: Progress, steps: int, every: int) -> bool:
     return progress.step > progress.validated and (progress.step % every == 0 or progress.step == steps)
 
 
-def _count(tally: Tally, made: Step) -> None:
-    tally.steps, tally.loss, tally.seconds, tally.lr = tally.steps + 1, tally.loss + made.loss, tally.seconds + made.seconds, made.lr
+def _told(state: TrainingState, made: Readback, wait: bool) -> Iterator[Step]:
+    """The steps whose losses have come, counted."""
+    for event in list(made.read(wait)):
+        tally = state.progress.tally
+        tally.steps, tally.loss, tally.seconds, tally.lr = tally.steps + 1, tally.loss + event.loss, tally.seconds + event.seconds, event.lr
+        yield event
 
 
 def _step(experiment: Experiment, state: TrainingState, step: int, epochs: Epochs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -26,6 +26,7 @@ from es_cli.spec.document import to_dict
 from es_cli.spec.schema import Spec
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, RunFolder
+from es_cli.training.lock import FolderLock
 from es_cli.training.loop import fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
@@ -59,6 +60,7 @@ def train(
     Interrupted after a signal, with the state saved.
     """
     with ExitStack() as stack:
+        stack.callback(folder.release)
         try:
             where = resolve_device(device)
             stack.enter_context(machine(where))
@@ -78,13 +80,15 @@ def train(
 def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    Raises CheckpointError where the folder holds no run or no state.
+    Raises CheckpointError where the folder holds no run or no state, UsageError where another process trains in it.
     """
     spec_file = run_dir / SPEC
     if not spec_file.is_file():
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
-    where = resolve_device(device)
-    with machine(where):
+    with ExitStack() as stack:
+        stack.callback(FolderLock(run_dir).take().release)
+        where = resolve_device(device)
+        stack.enter_context(machine(where))
         experiment = build_experiment(catalog.load_spec(spec_file), where)
         return _Run(experiment, run_dir, where, on_event).go(resumed=True)
 
