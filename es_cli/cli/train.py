@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from es_cli.cli.console import answer, quoted
-from es_cli.cli.options import Device, Overwrite, Quiet, Verbose
+from es_cli.cli.options import Device, Overwrite, Quiet, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
 from es_cli.errors import UsageError
 
@@ -24,21 +25,26 @@ def train(
     overwrite: Overwrite = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
     init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", metavar="TIME", help="Stop in time by itself, with the state saved: 23h30m, 45m, 1d, or 23:30:00.", show_default=False)
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a network from measurements alone.
 
-    Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there.
+    Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there; SIGUSR1 saves it and
+    training goes on. A run that --max-time stopped ends with exit code 124.
 
     \b
     Examples:
       es train examples/configs/quickstart.yaml
       es train spec.yaml training.steps=2000 losses.0.weight=2 -o run
-      es train --resume run
+      es train --resume run --max-time 23h30m
       es train spec.yaml --init-from run/model.safetensors
     """
+    until = None if max_time is None else time.monotonic() + seconds_of(max_time)
     _check(spec, overrides, out, overwrite, resume, init_from)
     loaded = _load(spec, overrides)
     # the folder is claimed before torch is imported: a name that is taken is answered at once
@@ -47,13 +53,13 @@ def train(
         run = _core(folder)
         try:
             if loaded is not None and folder is not None:
-                model = run.train(loaded, folder, device=device, init_from=init_from, on_event=display)
+                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display)
             else:
                 assert resume is not None
-                model = run.resume(resume, device=device, on_event=display)
+                model = run.resume(resume, device=device, until=until, on_event=display)
         except run.Interrupted as stop:
             display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
-            raise typer.Exit(128 + stop.signal) from None
+            raise typer.Exit(stop.exit_code) from None
         display.say(f"checkpoint: {model}")
         if display.preview is not None:
             display.say(f"preview:    {display.preview}")

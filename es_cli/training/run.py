@@ -36,14 +36,20 @@ from es_cli.training.state import UNREADABLE, Snapshot, unreadable
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
+OUT_OF_TIME = 124
 
 
 class Interrupted(BaseException):
-    """A signal stopped the run after its state was saved; `run_dir` is what `--resume` wants."""
+    """A signal, or the time that was allowed where `number` is None, stopped the run after its state was saved; `run_dir` is what `--resume` wants."""
 
-    def __init__(self, number: int, run_dir: Path) -> None:
-        super().__init__(f"stopped by signal {number}")
+    def __init__(self, number: int | None, run_dir: Path) -> None:
+        super().__init__("stopped by the time that was allowed" if number is None else f"stopped by signal {number}")
         self.signal, self.run_dir = number, run_dir
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell gives where a signal ended a process, and `timeout` where time did."""
+        return OUT_OF_TIME if self.signal is None else 128 + self.signal
 
 
 def train(
@@ -52,12 +58,14 @@ def train(
     *,
     device: str = "auto",
     init_from: Path | None = None,
+    until: float | None = None,
     on_event: Listener = lambda event: None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
-    `init_from` is a checkpoint whose network is the start, None for fresh weights. Raises any EsError, the folder then being given up;
-    Interrupted after a signal, with the state saved.
+    `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
+    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
+    with the state saved.
     """
     with ExitStack() as stack:
         stack.callback(folder.release)
@@ -67,7 +75,7 @@ def train(
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
-            run = _Run(experiment, folder.path, where, on_event)
+            run = _Run(experiment, folder.path, where, on_event, until)
         except BaseException:
             folder.give_up()
             raise
@@ -77,10 +85,10 @@ def train(
         return run.go(resumed=False)
 
 
-def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
+def resume(run_dir: Path, *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    Raises CheckpointError where the folder holds no run or no state, UsageError where another process trains in it.
+    `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, UsageError where another process trains in it.
     """
     spec_file = run_dir / SPEC
     if not spec_file.is_file():
@@ -90,7 +98,7 @@ def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda e
         where = resolve_device(device)
         stack.enter_context(machine(where))
         experiment = build_experiment(catalog.load_spec(spec_file), where)
-        return _Run(experiment, run_dir, where, on_event).go(resumed=True)
+        return _Run(experiment, run_dir, where, on_event, until).go(resumed=True)
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -109,7 +117,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
 class _Run:
     """The run directory and what is written to it as events come."""
 
-    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, on_event: Listener) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, on_event: Listener, until: float | None) -> None:
         self.experiment, self.folder, self.device, self.tell = experiment, folder, device, on_event
         self.model, self.states = folder / MODEL, StateFiles(folder)
         self.steps = total_steps(experiment.spec, experiment.train)
@@ -119,7 +127,8 @@ class _Run:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
-        self.rests = Rests(experiment.spec.training.save_every)
+        self.saver = Saver(self.note)
+        self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
 
     def go(self, resumed: bool) -> Path:
         if resumed:
@@ -130,7 +139,7 @@ class _Run:
         else:
             self._keep_test_data()
         self._tell_of_the_start()
-        with self.rests.listening(), Saver(self.note) as self.saver:
+        with self.rests.listening(), self.saver:
             if not resumed:
                 # from here on there is something to go on from
                 self.saver.put(STATE, self._written_state(self.state.snapshot()))
@@ -165,7 +174,7 @@ class _Run:
 
     def _is_to_rest(self) -> bool:
         """Whether the state is to be saved now; not on schedule while the one before is still being written."""
-        return self.rests.due() and (bool(self.rests.reason) or not self.saver.busy)
+        return self.rests.due() and (bool(self.rests.reason) or self.rests.asked or not self.saver.busy)
 
     def _consume(self, event: Event) -> None:
         if isinstance(event, Validated):
@@ -187,14 +196,16 @@ class _Run:
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
         self.saver.put(STATE, self._written_state(rest.snapshot))
+        if self.rests.asked:
+            self.note(f"asked by a signal to save: the state of step {rest.snapshot.step} is being written")
         self.rests.saved()
-        if not self.rests.reason or self.state.progress.done:
+        reason, progress = self.rests.reason, self.state.progress
+        if not reason or progress.done:
             self.saver.flush()
             return
         self.saver.finish()
-        progress = self.state.progress
-        self.tell(Stopped(progress.step, self.rests.reason, progress.best_step, progress.best_loss))
-        raise Interrupted(self.rests.caught[0], self.folder)
+        self.tell(Stopped(progress.step, reason, progress.best_step, progress.best_loss))
+        raise Interrupted(self.rests.signal, self.folder)
 
     def _written_state(self, snapshot: Snapshot) -> Callable[[], None]:
         return lambda: self.states.write(snapshot)
