@@ -42,11 +42,16 @@ def train(
       es train examples/configs/quickstart.yaml
       es train spec.yaml training.steps=2000 losses.0.weight=2 -o run
       es train --resume run --max-time 23h30m
+      es train --resume run training.steps=4000 training.optimizer.lr=1e-4
       es train spec.yaml --init-from run/model.safetensors
     """
     until = None if max_time is None else time.monotonic() + seconds_of(max_time)
-    _check(spec, overrides, out, overwrite, resume, init_from)
+    if resume is not None:
+        spec, overrides = _all_changes(spec, overrides)
+    _check(spec, out, overwrite, resume, init_from)
     loaded = _load(spec, overrides)
+    if resume is not None:
+        _check_changes(resume, overrides or [])
     # the folder is claimed before torch is imported: a name that is taken is answered at once
     folder = None if loaded is None else _claim(loaded, out, overwrite)
     with TrainingDisplay(quiet, verbose) as display:
@@ -56,7 +61,7 @@ def train(
                 model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display)
             else:
                 assert resume is not None
-                model = run.resume(resume, device=device, until=until, on_event=display)
+                model = run.resume(resume, overrides or [], device=device, until=until, on_event=display)
         except run.Interrupted as stop:
             display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
             raise typer.Exit(stop.exit_code) from None
@@ -67,27 +72,39 @@ def train(
     answer(str(model))
 
 
-def _check(
-    spec: Path | None, overrides: list[str] | None, out: Path | None, overwrite: bool, resume: Path | None, init_from: Path | None
-) -> None:
+def _all_changes(spec: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """After --resume the first argument is a change already, and no spec."""
+    if spec is None or "=" not in str(spec):
+        return spec, overrides or []
+    return None, [str(spec), *(overrides or [])]
+
+
+def _check(spec: Path | None, out: Path | None, overwrite: bool, resume: Path | None, init_from: Path | None) -> None:
     """Raises UsageError where the arguments contradict each other."""
     if resume is None:
         if spec is None:
             raise UsageError("no spec is named", hint="es train SPEC, or es train --resume RUN")
         return
-    others = {"a spec": spec, "changes": overrides, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
+    others = {"a spec": spec, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
     given = [name for name, value in others.items() if value]
     if given:
         raise UsageError(f"--resume goes on with the run as it was asked for; given too: {', '.join(given)}", hint="leave that out, or train anew")
 
 
 def _load(spec: Path | None, overrides: list[str] | None) -> Spec | None:
-    """The spec, checked before torch and deepinv are imported, so that a typing error is answered at once."""
+    """The spec, checked before torch and deepinv are imported, so that a typing error is answered at once; None where a run goes on."""
     if spec is None:
         return None
     from es_cli.catalog import load_spec
 
     return load_spec(spec, overrides or [])
+
+
+def _check_changes(run_dir: Path, changes: list[str]) -> None:
+    """Raises SpecError where the run cannot go on with a change, before torch is imported."""
+    from es_cli.training.changes import read_run
+
+    read_run(run_dir, changes)
 
 
 def _claim(spec: Spec, out: Path | None, overwrite: bool) -> RunFolder:

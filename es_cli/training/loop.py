@@ -6,20 +6,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
-from es_cli.building.parts import Builder
 from es_cli.data.batches import Epochs, in_order, steps_per_epoch
 from es_cli.data.measurements import Measurements
 from es_cli.errors import Diverged, Fault, SpecError
 from es_cli.experiment import Experiment
 from es_cli.networks.freezing import freeze
 from es_cli.networks.running import Running
-from es_cli.spec.schema import Component, Spec
+from es_cli.spec.schema import Spec
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
@@ -27,12 +25,12 @@ from es_cli.streams import stream_seed
 from es_cli.training.events import Event, Resting, Step, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, feeding
 from es_cli.training.readback import Readback
+from es_cli.training.schedule import build_optimizer, end_of_schedule, parts_of
 from es_cli.training.state import Progress, Tally, TrainingState
 
 # validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
 VALIDATION_SHARE = 0.06
 PASS_PER_STEP = 0.35
-FUSED = {"Adam", "AdamW", "SGD"}  # optimizers that torch has in one kernel for GPUs
 
 
 def total_steps(spec: Spec, train: Measurements) -> int:
@@ -53,34 +51,25 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
     return min(steps, max(cheap, steps_per_epoch(experiment.train, size)))
 
 
-def new_state(experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None) -> TrainingState:
+def new_state(
+    experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None, horizon: int | None = None
+) -> TrainingState:
     """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average.
 
-    `running` says how both are run, None: as they are. Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
+    `running` says how both are run, None: as they are. `horizon` is the number of steps that the schedule is made for, None: `steps`.
+    Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
     """
     running = running or Running(torch.device("cpu"))
-    training = experiment.spec.training
-    network = experiment.network
-    freeze(network, training.freeze)
+    spec, network = experiment.spec, experiment.network
+    freeze(network, spec.training.freeze)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
-        fault = Fault(f"{experiment.spec.model.name} has nothing to train", "model", "name a network with parameters")
-        raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if training.freeze else fault])
-    context: dict[str, Any] = {"params": trained}
-    if running.device.type == "cuda" and _fusible(training.optimizer, trained):
-        context["fused"] = True
-    optimizer, _ = Builder(context=context).build(training.optimizer, "training.optimizer", "optimizer")
-    scheduler = None
-    if training.scheduler is not None:
-        context = {"optimizer": optimizer, "T_max": steps, "total_steps": steps, "total_iters": steps}
-        scheduler, _ = Builder(context=context).build(training.scheduler, "training.scheduler", "scheduler")
+        fault = Fault(f"{spec.model.name} has nothing to train", "model", "name a network with parameters")
+        raise SpecError([Fault("everything is frozen: nothing is left to train", "training.freeze", "leave a pattern out") if spec.training.freeze else fault])
+    optimizer, scheduler = build_optimizer(spec, trained, running, horizon or steps)
     scaler = torch.amp.GradScaler(running.device.type) if running.scales_gradients else None
-    return TrainingState(experiment.objective, average, optimizer, scheduler, Progress(), running, scaler)
-
-
-def _fusible(optimizer: Component, trained: list[nn.Parameter]) -> bool:
-    """Whether an optimizer can be one kernel, which looks for itself whether gradients of float16 overflowed: asking would make each step wait."""
-    return optimizer.name in FUSED and not {"foreach", "differentiable"} & set(optimizer.parameters) and all(p.is_floating_point() for p in trained)
+    progress = Progress(horizon=horizon or steps)
+    return TrainingState(experiment.objective, average, optimizer, scheduler, progress, running, scaler, parts_of(spec), end_of_schedule(spec, progress.horizon))
 
 
 def fit(
@@ -112,8 +101,7 @@ def fit(
             step = state.progress.step + 1
             loss, terms = _step(experiment, state, step, epochs, feed.get(step))
             made.add(step, loss, terms, state.optimizer.param_groups[0]["lr"], started)
-            if state.scheduler is not None:
-                state.scheduler.step()
+            state.step_schedule(step)
             state.progress.step = step
             yield from _told(state, made, wait=_validation_due(state.progress, steps, every))
             if resting():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ from es_cli.data.writers import write_array, write_bytes
 from es_cli.errors import CheckpointError, Diverged, OutputError, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
-from es_cli.spec.document import to_dict
+from es_cli.spec.document import to_dict, to_yaml
 from es_cli.spec.schema import Spec
+from es_cli.training.changes import Change, read_run
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, RunFolder
 from es_cli.training.lock import FolderLock
-from es_cli.training.loop import fit, new_state, total_steps, validation_interval
+from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import MODEL, STATE, Saver, StateFiles, clear_away
+from es_cli.training.schedule import extended
 from es_cli.training.state import UNREADABLE, Snapshot, unreadable
 from es_cli.training.stopping import Rests
 
@@ -75,30 +77,45 @@ def train(
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
-            run = _Run(experiment, folder.path, where, on_event, until)
+            run = _Run(experiment, folder.path, StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
             raise
         folder.start(spec)
         mark = {**_environment(where), "init_from": init_from is not None}
         write_bytes(folder.path / MARK, json.dumps(mark, indent=1).encode())
-        return run.go(resumed=False)
+        return run.begin()
 
 
-def resume(run_dir: Path, *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None) -> Path:
+def resume(
+    run_dir: Path, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
+) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, UsageError where another process trains in it.
+    `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` as in `train`. Raises Interrupted as it does, CheckpointError
+    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
     """
-    spec_file = run_dir / SPEC
-    if not spec_file.is_file():
-        raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
+    read_run(run_dir, changes)
     with ExitStack() as stack:
         stack.callback(FolderLock(run_dir).take().release)
+        before, spec, changed = read_run(run_dir, changes)
         where = resolve_device(device)
         stack.enter_context(machine(where))
-        experiment = build_experiment(catalog.load_spec(spec_file), where)
-        return _Run(experiment, run_dir, where, on_event, until).go(resumed=True)
+        experiment = build_experiment(spec, where)
+        states = StateFiles(run_dir)
+        snapshot = _found(run_dir, states, lambda text: on_event(Note(text)))
+        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
+        run = _Run(experiment, run_dir, states, where, on_event, until, horizon)
+        return run.go_on(snapshot, changed)
+
+
+def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> Snapshot | None:
+    """The state to go on from, None where the run was stopped before its first. Raises CheckpointError."""
+    clear_away(run_dir)
+    if not states.exist and _started_afresh(run_dir):
+        tell("this run was stopped before its first state was saved: it starts anew")
+        return None
+    return states.read(tell)[0]
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -117,30 +134,52 @@ def _environment(device: torch.device) -> dict[str, Any]:
 class _Run:
     """The run directory and what is written to it as events come."""
 
-    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, on_event: Listener, until: float | None) -> None:
-        self.experiment, self.folder, self.device, self.tell = experiment, folder, device, on_event
-        self.model, self.states = folder / MODEL, StateFiles(folder)
+    def __init__(
+        self, experiment: Experiment, folder: Path, states: StateFiles, device: torch.device, on_event: Listener, until: float | None, horizon: int | None = None
+    ) -> None:
+        self.experiment, self.folder, self.states, self.device, self.tell = experiment, folder, states, device, on_event
+        self.model = folder / MODEL
         self.steps = total_steps(experiment.spec, experiment.train)
         self.every = validation_interval(experiment.spec, experiment, self.steps)
         self.running, average = self._running(), self._average()
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
-        self.state = new_state(experiment, average, self.steps, self.running)
+        self.state = new_state(experiment, average, self.steps, self.running, horizon)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
         self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
 
-    def go(self, resumed: bool) -> Path:
-        if resumed:
-            self._continue()
-            if self.state.progress.done:
-                self.note(f"this run is finished ({self.state.progress.done}); nothing to do")
-                return self.model
-        else:
-            self._keep_test_data()
+    def begin(self) -> Path:
+        """Train from the first step."""
+        self._keep_test_data()
+        return self._go(first=True)
+
+    def go_on(self, snapshot: Snapshot | None, changed: Sequence[Change]) -> Path:
+        """Train from a snapshot, None: from the first step; nothing where that is the end."""
+        if snapshot is not None:
+            try:
+                self.state.restore(snapshot)
+            except UNREADABLE as error:
+                raise unreadable(self.states.newest, error) from error
+        progress, spec = self.state.progress, self.experiment.spec
+        self.metrics.resume(progress.step)
+        if progress.done and ended(spec, progress, self.steps):
+            self.note(f"this run is finished ({progress.done}); nothing to do")
+            return self.model
+        progress.done = ""
+        if changed:
+            end = self.state.schedule_end
+            words = extended(spec, end, self.steps) if end is not None and self.steps > end else ""
+            self.note(f"changed from step {progress.step} on: {', '.join(map(str, changed))}; {self.steps} steps in all")
+            if words:
+                self.note(words)
+            write_bytes(self.folder / SPEC, to_yaml(spec).encode())
+        return self.begin() if snapshot is None else self._go(first=False)
+
+    def _go(self, first: bool) -> Path:
         self._tell_of_the_start()
         with self.rests.listening(), self.saver:
-            if not resumed:
+            if first:
                 # from here on there is something to go on from
                 self.saver.put(STATE, self._written_state(self.state.snapshot()))
                 self.saver.flush()
@@ -254,18 +293,6 @@ class _Run:
     def _running(self) -> Running:
         training = self.experiment.spec.training
         return Running(self.device, training.precision, training.compile, self.note)
-
-    def _continue(self) -> None:
-        clear_away(self.folder)
-        if not self.states.exist and _started_afresh(self.folder):
-            self.note("this run was stopped before its first state was saved: it starts anew")
-            return
-        snapshot, _ = self.states.read(self.note)
-        try:
-            self.state.restore(snapshot)
-        except UNREADABLE as error:
-            raise unreadable(self.states.newest, error) from error
-        self.metrics.resume(self.state.progress.step)
 
     def _keep_test_data(self) -> None:
         """Simulated test pairs are kept beside the checkpoint: `evaluate` cannot read them from anywhere else."""

@@ -19,6 +19,7 @@ from es_cli.data.writers import write_bytes
 from es_cli.errors import CheckpointError
 from es_cli.networks.running import Running
 from es_cli.splitting.objective import Objective
+from es_cli.training.schedule import take_over
 
 # what reading a damaged file, or one of another spec, raises
 UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError)
@@ -38,7 +39,7 @@ class Tally:
 class Progress:
     """How far a run is: steps made, the step of the last validation, the best held-out loss and its step, validations since then without a better one.
 
-    `done` says why a run has ended, "" while it has not.
+    `done` says why a run has ended, "" while it has not. `horizon` is the number of steps that it was begun with, for which its schedule is made.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     validations_since_best: int = 0
     done: str = ""
     validated: int = 0
+    horizon: int = 0
     tally: Tally = field(default_factory=Tally)
 
 
@@ -60,6 +62,11 @@ class Snapshot:
     @property
     def step(self) -> int:
         return int(self.described["progress"]["step"])
+
+    @property
+    def horizon(self) -> int:
+        """The number of steps that the run was begun with, 0 where an older version did not write it."""
+        return int(self.described["progress"].get("horizon", 0))
 
     @property
     def validated(self) -> bool:
@@ -98,7 +105,8 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
 class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
-    `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run.
+    `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
+    optimizer and scheduler as the spec has them, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     """
 
     objective: Objective
@@ -108,6 +116,8 @@ class TrainingState:
     progress: Progress
     running: Running
     scaler: torch.amp.GradScaler | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    schedule_end: int | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -119,6 +129,11 @@ class TrainingState:
         """The network that is validated and saved: the averaged one where there is one."""
         return self.network if self.average is None else self.average
 
+    def step_schedule(self, step: int) -> None:
+        """Step `step` of the optimizer was made."""
+        if self.scheduler is not None and (self.schedule_end is None or step <= self.schedule_end):
+            self.scheduler.step()
+
     def snapshot(self) -> Snapshot:
         """Everything that resuming needs, copied to the host."""
         tensors: dict[str, Tensor] = {}
@@ -128,6 +143,7 @@ class TrainingState:
             _add(tensors, "average", self.average.state_dict())
         described = {
             "progress": asdict(self.progress),
+            "parts": self.parts,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -141,12 +157,19 @@ class TrainingState:
         self.objective.restore(_part(tensors, "objective"))
         if self.average is not None:
             self.average.load_state_dict(_part(tensors, "average"))
-        self.optimizer.load_state_dict(_unpack(described["optimizer"], tensors))
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(_unpack(described["scheduler"], tensors))
+        horizon = self.progress.horizon
+        self.progress = _progress(described["progress"])
+        self.progress.horizon = self.progress.horizon or horizon
+        optimizer = _unpack(described["optimizer"], tensors)
+        if described.get("parts", self.parts) != self.parts:
+            end = self.progress.step if self.schedule_end is None else self.schedule_end
+            take_over(self.optimizer, self.scheduler, optimizer, min(self.progress.step, end))
+        else:
+            self.optimizer.load_state_dict(optimizer)
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(_unpack(described["scheduler"], tensors))
         if self.scaler is not None and described.get("scaler"):
             self.scaler.load_state_dict(described["scaler"])
-        self.progress = _progress(described["progress"])
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs to one file, whole or not at all. Raises OutputError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -117,18 +118,29 @@ def reference(tmp_path_factory):
     return model.read_bytes(), metrics(model)
 
 
+def _place(path):
+    """The step of a state, and whether it was validated."""
+    held = read_snapshot(path)
+    return held.step, held.validated
+
+
 @pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "gone"])
 def test_a_damaged_state_is_left_for_the_one_before_it(inpainting, damage):
     whole = train_in(inpainting.parent / "whole", load_spec(inpainting, OFTEN))
     folder = inpainting.parent / "cut"
 
+    newest, previous = states(folder)
+
     def kill(event):
-        if isinstance(event, Step) and event.step == 5:
-            raise Killed
+        if isinstance(event, Step) and event.step in (4, 5):
+            deadline = time.monotonic() + 10
+            while _place(newest) != (event.step - 1, event.step == 4) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if event.step == 5:
+                raise Killed
 
     with pytest.raises(Killed):
         train_in(folder, load_spec(inpainting, OFTEN), on_event=kill)
-    newest, previous = states(folder)
     assert read_snapshot(previous).step == 3 < read_snapshot(newest).step
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
