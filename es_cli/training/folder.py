@@ -63,6 +63,39 @@ class RunFolder:
                 RUNS.rmdir()
 
 
+class Keeper:
+    """Keeps the folder of a run under way: ours alone, and with the files that make it a run."""
+
+    def __init__(self, folder: Path, lock: FolderLock | None) -> None:
+        self.folder, self._lock = folder, lock or FolderLock(folder)
+        self._files: dict[str, bytes] = {}
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one of these files. Raises OutputError."""
+        write_bytes(self.folder / name, content)
+
+    def remember(self) -> None:
+        """Remember these files as they are now."""
+        self._files = {name: (self.folder / name).read_bytes() for name in (SPEC, MARK) if (self.folder / name).is_file()}
+
+    @property
+    def lost(self) -> bool:
+        """Whether the folder was removed, or another has taken its name."""
+        return not self._lock.held or not (self.folder / SPEC).is_file()
+
+    def make_again(self) -> None:
+        """The folder, with these files. Raises OutputError, also where another process trains there by now."""
+        if not self.lost:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        except UsageError as error:
+            raise OutputError(f"cannot be written: {error.fault.what}", where=str(self.folder), hint=error.fault.hint) from error
+        for name, content in self._files.items():
+            write_bytes(self.folder / name, content)
+
+
 def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> RunFolder:
     """Make the folder of a run and write its spec: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
 

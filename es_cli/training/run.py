@@ -26,13 +26,13 @@ from es_cli.spec.document import to_dict, to_yaml
 from es_cli.spec.schema import Spec
 from es_cli.training.changes import Change, read_run
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
-from es_cli.training.folder import MARK, SPEC, RunFolder
+from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
 from es_cli.training.lock import FolderLock
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
-from es_cli.training.saving import MODEL, STATE, Saver, StateFiles, clear_away
+from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
 from es_cli.training.state import UNREADABLE, Snapshot, unreadable
 from es_cli.training.stopping import Rests
@@ -77,13 +77,12 @@ def train(
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
-            run = _Run(experiment, folder.path, StateFiles(folder.path), where, on_event, until)
+            run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
             raise
         folder.start(spec)
-        mark = {**_environment(where), "init_from": init_from is not None}
-        write_bytes(folder.path / MARK, json.dumps(mark, indent=1).encode())
+        run.keeper.write(MARK, json.dumps({**_environment(where), "init_from": init_from is not None}, indent=1).encode())
         return run.begin()
 
 
@@ -97,7 +96,8 @@ def resume(
     """
     read_run(run_dir, changes)
     with ExitStack() as stack:
-        stack.callback(FolderLock(run_dir).take().release)
+        lock = FolderLock(run_dir).take()
+        stack.callback(lock.release)
         before, spec, changed = read_run(run_dir, changes)
         where = resolve_device(device)
         stack.enter_context(machine(where))
@@ -105,7 +105,7 @@ def resume(
         states = StateFiles(run_dir)
         snapshot = _found(run_dir, states, lambda text: on_event(Note(text)))
         horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
-        run = _Run(experiment, run_dir, states, where, on_event, until, horizon)
+        run = _Run(experiment, Keeper(run_dir, lock), states, where, on_event, until, horizon)
         return run.go_on(snapshot, changed)
 
 
@@ -135,9 +135,10 @@ class _Run:
     """The run directory and what is written to it as events come."""
 
     def __init__(
-        self, experiment: Experiment, folder: Path, states: StateFiles, device: torch.device, on_event: Listener, until: float | None, horizon: int | None = None
+        self, experiment: Experiment, keeper: Keeper, states: StateFiles, device: torch.device, on_event: Listener, until: float | None, horizon: int | None = None
     ) -> None:
-        self.experiment, self.folder, self.states, self.device, self.tell = experiment, folder, states, device, on_event
+        self.experiment, self.keeper, self.states, self.device, self.tell = experiment, keeper, states, device, on_event
+        self.folder = folder = keeper.folder
         self.model = folder / MODEL
         self.steps = total_steps(experiment.spec, experiment.train)
         self.every = validation_interval(experiment.spec, experiment, self.steps)
@@ -147,6 +148,8 @@ class _Run:
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
+        self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
+        self._complained = False  # that pictures cannot be written
         self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
 
     def begin(self) -> Path:
@@ -167,16 +170,20 @@ class _Run:
             self.note(f"this run is finished ({progress.done}); nothing to do")
             return self.model
         progress.done = ""
+        if self.model.is_file():
+            held = self.model.read_bytes()
+            self._best = lambda: write_bytes(self.model, held)
         if changed:
             end = self.state.schedule_end
             words = extended(spec, end, self.steps) if end is not None and self.steps > end else ""
             self.note(f"changed from step {progress.step} on: {', '.join(map(str, changed))}; {self.steps} steps in all")
             if words:
                 self.note(words)
-            write_bytes(self.folder / SPEC, to_yaml(spec).encode())
+            self.keeper.write(SPEC, to_yaml(spec).encode())
         return self.begin() if snapshot is None else self._go(first=False)
 
     def _go(self, first: bool) -> Path:
+        self.keeper.remember()
         self._tell_of_the_start()
         with self.rests.listening(), self.saver:
             if first:
@@ -221,7 +228,7 @@ class _Run:
             for name, write in self.metrics.writers().items():
                 self.saver.put(name, write)
             if event.best:
-                self.saver.put(MODEL, self._written_model(event))
+                self._put_model(self._written_model(event))
         elif isinstance(event, Resting):
             self._save(event)
             return
@@ -234,6 +241,8 @@ class _Run:
 
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
+        if self.keeper.lost:
+            self._put_everything()
         self.saver.put(STATE, self._written_state(rest.snapshot))
         if self.rests.asked:
             self.note(f"asked by a signal to save: the state of step {rest.snapshot.step} is being written")
@@ -245,6 +254,20 @@ class _Run:
         self.saver.finish()
         self.tell(Stopped(progress.step, reason, progress.best_step, progress.best_loss))
         raise Interrupted(self.rests.signal, self.folder)
+
+    def _put_everything(self) -> None:
+        """The folder was removed: what a run needs is written anew, the best weights too."""
+        self.note(f"{self.folder} was removed, and is made again with what this run still knows")
+        self.saver.put(FOLDER, self.keeper.make_again)
+        self.saver.put("data", self._keep_test_data)
+        for name, write in self.metrics.writers().items():
+            self.saver.put(name, write)
+        if self._best is not None:
+            self.saver.put(MODEL, self._best)
+
+    def _put_model(self, write: Callable[[], None]) -> None:
+        self._best = write
+        self.saver.put(MODEL, write)
 
     def _written_state(self, snapshot: Snapshot) -> Callable[[], None]:
         return lambda: self.states.write(snapshot)
@@ -277,7 +300,9 @@ class _Run:
         try:
             path = self.previews.draw(self.state, self.metrics.rows, last)
         except OutputError as error:
-            self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+            if not self._complained:
+                self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+            self._complained = True
             return
         if path is not None:
             self.tell(Previewed(path))

@@ -14,7 +14,8 @@ from types import TracebackType
 from es_cli.errors import CheckpointError, OutputError
 from es_cli.training.state import Snapshot, read_snapshot
 
-MODEL, STATE = "model.safetensors", "state"
+FOLDER, MODEL, STATE = "folder", "model.safetensors", "state"
+FIRST, LAST = (FOLDER,), (MODEL, STATE)  # of a batch; without these a run is lost
 NEWEST, PREVIOUS = "state.safetensors", "previous.safetensors"
 Write = Callable[[], None]
 
@@ -24,12 +25,11 @@ class _Outcome:
     """What a batch of writes came to: those that failed, with why, and its seconds."""
 
     failed: dict[str, tuple[Write, Exception]] = field(default_factory=dict)
-    done: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
 
 class Saver:
-    """Takes what is to be written, by name, and writes it in that order when it is told to; what is put under a name replaces what waits there.
+    """Takes what is to be written, by name, and writes it when it is told to; what is put under a name replaces what waits there.
 
     What cannot be written is said once, waits, and is tried again with the next batch. `tell` takes what a user should know.
     """
@@ -38,7 +38,7 @@ class Saver:
         self.tell = tell
         self.seconds = 0.0  # that the slowest batch took
         self._waiting: dict[str, Write] = {}
-        self._complained: set[str] = set()
+        self._complained = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="es-writer")
         self._under_way: Future[_Outcome] | None = None
 
@@ -55,7 +55,6 @@ class Saver:
 
     def put(self, name: str, write: Write) -> None:
         """Have `write` called with the next batch. It may raise OutputError or OSError."""
-        self._waiting.pop(name, None)
         self._waiting[name] = write
 
     def flush(self) -> None:
@@ -65,51 +64,53 @@ class Saver:
             self._under_way = self._thread.submit(_write_all, self._waiting)
             self._waiting = {}
 
-    def settle(self) -> None:
-        """Wait until nothing is being written, and say what could not be."""
+    def settle(self) -> dict[str, Exception]:
+        """Wait until nothing is being written, say what could not be, and give it, by name."""
         if self._under_way is None:
-            return
+            return {}
         outcome, self._under_way = self._under_way.result(), None
         self.seconds = max(self.seconds, outcome.seconds)
         self._waiting = {**{name: write for name, (write, _) in outcome.failed.items()}, **self._waiting}
-        for name, (_, error) in outcome.failed.items():
-            if name not in self._complained:
-                self._complained.add(name)
-                self.tell(f"{_told(error)}; training goes on, and this is tried again at the next save")
-        for name in sorted(self._complained & outcome.done):
-            self._complained.discard(name)
-            self.tell(f"{name} is written again")
+        faults = {name: error for name, (_, error) in outcome.failed.items()}
+        if faults and not self._complained:
+            self.tell(f"{_told(next(iter(faults.values())))}; training goes on, and this is tried again at the next save")
+        elif self._complained and not faults:
+            self.tell("the files of the run can be written again")
+        self._complained = bool(faults)
+        return faults
 
     def finish(self) -> None:
         """Write all that waits. Raises OutputError where model or state cannot be written even now."""
         self.flush()
-        if self._under_way is None:
-            return
-        outcome = self._under_way.result()
-        self.settle()
-        for name in (MODEL, STATE):
-            if name in outcome.failed:
-                error = outcome.failed[name][1]
-                raise error if isinstance(error, OutputError) else OutputError(f"cannot be written: {error}", where=name) from error
+        faults = self.settle()
+        error = next((faults[name] for name in FIRST + LAST if name in faults), None)
+        if error is not None:
+            where = error.fault.where if isinstance(error, OutputError) else ""
+            hint = "make it writable, then es train --resume goes on from the last state that was saved"
+            raise OutputError(f"the result of training cannot be saved: {_reason(error)}", where=where, hint=hint) from error
 
 
 def _told(error: Exception) -> str:
-    fault = error.fault if isinstance(error, OutputError) else None
-    return str(error) if fault is None else f"{fault.where}: {fault.what}"
+    return f"{error.fault.where}: {error.fault.what}" if isinstance(error, OutputError) else _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    return error.fault.what if isinstance(error, OutputError) else f"cannot be written: {error}"
 
 
 def _write_all(writes: dict[str, Write]) -> _Outcome:
     outcome, started = _Outcome(), time.monotonic()
-    # a state says which weights were the best: they are on the disk before it is
-    for name, write in sorted(writes.items(), key=lambda item: item[0] == STATE):
+    names = [*(name for name in FIRST if name in writes), *(name for name in writes if name not in FIRST + LAST), *(name for name in LAST if name in writes)]
+    for name in names:
+        # nothing goes into a folder that is not ours, and no state to the disk before the weights that it speaks of
+        obstacle = outcome.failed.get(FOLDER) or (outcome.failed.get(MODEL) if name == STATE else None)
         try:
-            if name == STATE and MODEL in outcome.failed:
-                outcome.failed[name] = write, outcome.failed[MODEL][1]
-                continue
-            write()
-            outcome.done.add(name)
+            if obstacle is None:
+                writes[name]()
+            else:
+                outcome.failed[name] = writes[name], obstacle[1]
         except (OutputError, OSError, MemoryError) as error:
-            outcome.failed[name] = write, error
+            outcome.failed[name] = writes[name], error
     outcome.seconds = time.monotonic() - started
     return outcome
 
