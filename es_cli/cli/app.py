@@ -132,8 +132,9 @@ def common(
     \b
     Exit codes:
       0 done, 1 a fault of es, 2 usage or spec, 3 data, 4 checkpoint,
-      5 device or memory, 6 the answer is no, 130 and 143 stopped by a signal
-      with the state saved, 141 the reader of the output has gone
+      5 device or memory, 6 the answer is no, 124 stopped by --max-time with the
+      state saved, 130 and 143 stopped by a signal with the state saved,
+      141 the reader of the output has gone
     """
 
 

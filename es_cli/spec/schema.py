@@ -300,6 +300,9 @@ class Training(Section):
         default=None, description="validations without a better one before training stops"
     )
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
+    save_every: Annotated[Number, Field(gt=0)] | None = Field(
+        default=600.0, description="seconds between two saves of the state, beside those at validations; null: only at validations"
+    )
     freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
     precision: Precision = Field(
         default="tf32",

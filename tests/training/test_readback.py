@@ -15,7 +15,7 @@ from es_cli.errors import Diverged
 from es_cli.experiment import build_experiment
 from es_cli.networks.running import Running
 from es_cli.training import readback as module
-from es_cli.training.events import Step, Validated
+from es_cli.training.events import Resting, Step, Validated
 from es_cli.training.loop import fit, new_state
 from es_cli.training.readback import Readback
 from es_cli.training.run import resume
@@ -57,7 +57,7 @@ def test_steps_between_validations_ask_the_device_for_nothing(physics, consisten
         if isinstance(event, Step) and event.step in (1, 4):
             # the losses of the three steps before a validation come together, just before it
             before_validation.append(len(asked))
-        if isinstance(event, Validated):
+        if isinstance(event, Resting):
             asked.clear()
         seen.append(event)
     assert [event.step for event in seen if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
