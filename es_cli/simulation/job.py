@@ -63,7 +63,7 @@ def simulate(
         check_read_back(_described(spec, physics, planned), operator, images["train"], pairs["train"], made)
         total, done = sum(len(of_part) for of_part in images.values()), itertools.count(1)
         files = {purpose: _write_part(spec, pairs[purpose], operator, of_part, made / purpose, lambda: on_progress(next(done), total)) for purpose, of_part in images.items()}
-        opened.clear()
+        opened.clear()  # a file that is still mapped cannot be deleted everywhere
         images.clear()
         shutil.rmtree(made / SCRATCH)
         write_bytes(made / SPEC, to_yaml(_described(spec, physics, files)).encode())
