@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from es_cli.spec.schema import Source
 
 SCAN = 1 << 26  # bytes that are looked at together
+MOST_SAMPLES = 1 << 22  # in one file; each has a name
 HELD = 2 << 30  # bytes of pictures of several shapes
 VOLUMES = (".nii", ".nii.gz", ".dcm", ".cfl")  # they say themselves what their samples are; other arrays do not
 
@@ -244,6 +245,8 @@ def _one_file(path: Path, key: str | None) -> ArrayStack | RowStack:
         raise DataError(f"an array of shape {shape} holds no samples", where=str(path), hint="wanted the samples first: (n, H, W) or (n, C, H, W)")
     if 0 in shape:
         raise DataError(f"the array of shape {shape} is empty", where=str(path), hint="it needs at least one sample")
+    if shape[0] > MOST_SAMPLES:
+        raise DataError(f"an array of shape {shape} would hold {shape[0]} samples", where=str(path), hint="the samples come first: (n, H, W) or (n, C, H, W)")
     if reader.by_rows:
         return RowStack(reader, key)
     groups = reader.owners(key, shape[0])

@@ -119,7 +119,8 @@ class Mat73(Hdf5):
     def read(self, key: str | None) -> np.ndarray:
         with self._opened() as (_, held):
             dataset = held[self._chosen(held, key)]
-            check_claim(dataset.nbytes, dataset.id.get_storage_size(), f"{self.path}[{dataset.name}]")
+            self._check(dataset)
+            check_claim(dataset.nbytes, dataset.id.get_storage_size(), self._where(dataset))
             values = np.asarray(dataset[()]).T
             if values.dtype.names:
                 values = values["real"] + 1j * values["imag"]
