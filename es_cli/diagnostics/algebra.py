@@ -14,12 +14,13 @@ from torch import Tensor
 from es_cli.splitting.conjugate_gradients import conjugate_gradients
 from es_cli.splitting.gram import gram_matrix
 from es_cli.splitting.masks import sampling_mask
-from es_cli.splitting.parameters import of_one_sample, sample_parameters
+from es_cli.splitting.parameters import of_one_sample, sample_parameters, with_parameters
 from es_cli.streams import generator, stream_seed
 
 EPS = torch.finfo(torch.float32).eps
 # singular values below √DAMPING of the largest count as unseen: what noise of a thousandth of the energy of the signal hides
 DAMPING = 1e-3
+LARGE = 128 * 128  # pixels
 LARGEST_GRAM = 1024  # rows of a Gram matrix whose eigenvalues are computed; a second on one core
 
 
@@ -28,9 +29,20 @@ def rounding(entries: int) -> float:
     return 10 * EPS * math.sqrt(max(entries, 64))
 
 
+def steps_for(image_shape: Sequence[int], quick: bool) -> int:
+    """How many steps of Lanczos or conjugate gradients are taken: half as many for images of more than 128 × 128, where a step may take a second."""
+    steps = 12 if quick else 40
+    return steps if math.prod(image_shape[1:]) <= LARGE else steps // 2
+
+
 def samples_of(physics: Any) -> int:
     """How many samples the operator has parameters of; 1 where all share them."""
     return max((len(value) for value in sample_parameters(physics).values()), default=1)
+
+
+def first_samples(physics: Any, count: int) -> Any:
+    """The operator of the first `count` samples of a batch."""
+    return with_parameters(physics, {name: value[:count] for name, value in sample_parameters(physics).items()})
 
 
 def probe_images(count: int, image_shape: Sequence[int], seed: int, device: torch.device | str = "cpu") -> Tensor:
