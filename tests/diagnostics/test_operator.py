@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from deepinv.physics import MRI, Blur, Denoising, GaussianNoise, Inpainting, LinearPhysics, PoissonNoise
+from deepinv.physics import MRI, Blur, Denoising, GaussianNoise, Inpainting, LinearPhysics, MultiCoilMRI, PoissonNoise
 from operators import OPERATORS, made, random
 from problems import network, smooth, write_spec
 
@@ -65,6 +65,12 @@ def test_what_a_blur_hides_is_found_without_its_matrix():
     hidden = 1 - int((singular > 1e-3**0.5 * singular[0]).sum()) / 144
     assert hidden > 0.3
     assert unseen_fraction(physics, shape, float(singular[0]), 40) == pytest.approx(hidden, abs=0.15)
+
+
+def test_coils_that_see_the_same_do_not_count_twice():
+    mask = (torch.arange(16) % 4 == 0).float().expand(16, 16)
+    physics = MultiCoilMRI(mask=mask, coil_maps=torch.ones(1, 5, 16, 16, dtype=torch.complex64) / 5**0.5, img_size=(2, 16, 16))
+    assert unseen_fraction(physics, (2, 16, 16), 1.0, 12) == pytest.approx(0.75, abs=0.08)
 
 
 def gaussian(sigma):
