@@ -14,12 +14,14 @@ from torch import Tensor
 from es_cli.splitting.conjugate_gradients import conjugate_gradients
 from es_cli.splitting.gram import gram_matrix
 from es_cli.splitting.masks import sampling_mask
-from es_cli.splitting.parameters import of_one_sample, sample_parameters
+from es_cli.splitting.parameters import of_one_sample, sample_parameters, with_parameters
 from es_cli.streams import generator, stream_seed
 
 EPS = torch.finfo(torch.float32).eps
 # singular values below √DAMPING of the largest count as unseen: what noise of a thousandth of the energy of the signal hides
 DAMPING = 1e-3
+LARGE = 128 * 128  # pixels
+COUNTED = 0.25  # of the dimensions: where so many lack a measurement, solving would only say it more exactly
 LARGEST_GRAM = 1024  # rows of a Gram matrix whose eigenvalues are computed; a second on one core
 
 
@@ -28,9 +30,20 @@ def rounding(entries: int) -> float:
     return 10 * EPS * math.sqrt(max(entries, 64))
 
 
+def steps_for(image_shape: Sequence[int], quick: bool) -> int:
+    """How many steps of Lanczos or conjugate gradients are taken: half as many for images of more than 128 × 128, where a step may take a second."""
+    steps = 12 if quick else 40
+    return steps if math.prod(image_shape[1:]) <= LARGE else steps // 2
+
+
 def samples_of(physics: Any) -> int:
     """How many samples the operator has parameters of; 1 where all share them."""
     return max((len(value) for value in sample_parameters(physics).values()), default=1)
+
+
+def first_samples(physics: Any, count: int) -> Any:
+    """The operator of the first `count` samples of a batch."""
+    return with_parameters(physics, {name: value[:count] for name, value in sample_parameters(physics).items()})
 
 
 def probe_images(count: int, image_shape: Sequence[int], seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -154,15 +167,18 @@ def unseen_part(physics: Any, x: Tensor, norm: float, steps: int) -> Tensor:
 def unseen_fraction(physics: Any, image_shape: Sequence[int], norm: float, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> float:
     """The fraction of the dimensions of images that A does not see, a lower bound; that of the first sample where samples have their own operator.
 
-    Counted where there are fewer measurements than pixels; else the energy of the unseen part of white noise, see `unseen_part`.
+    Counted where there are many fewer measurements than pixels; else also the energy of the unseen part of white noise, see `unseen_part`.
     """
     physics = of_one_sample(physics, 0)
     x = torch.randn(1, *image_shape, generator=generator(stream_seed(seed, "unseen"))).to(device)
     y = physics.A(x)
     mask = sampling_mask(physics)
     measured = y[0].numel() if mask is None else int((mask.expand(1, *y.shape[1:]) > 0).sum())
-    counted = 1 - measured / x.numel()
-    return counted if counted > 0 else float(unseen_part(physics, x, norm, steps).square().sum() / x.square().sum())
+    counted = max(0.0, 1 - measured / x.numel())
+    if counted >= COUNTED or (counted > 0 and isinstance(physics, DecomposablePhysics)):
+        return counted
+    # coils that see the same count several times
+    return max(counted, float(unseen_part(physics, x, norm, steps).square().sum() / x.square().sum()))
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:

@@ -22,9 +22,20 @@ from es_cli.diagnostics.agreement import (
     noise_share,
     range_residual,
 )
-from es_cli.diagnostics.algebra import adjoint_error, linearity_error, probe_images, rounding, samples_of, spectrum, unseen_fraction
+from es_cli.diagnostics.algebra import (
+    adjoint_error,
+    first_samples,
+    linearity_error,
+    probe_images,
+    rounding,
+    samples_of,
+    spectrum,
+    steps_for,
+    unseen_fraction,
+)
 from es_cli.diagnostics.finding import ORDER, Finding, Verdict, worst
 from es_cli.experiment import Experiment
+from es_cli.splitting.parameters import of_one_sample
 from es_cli.streams import stream_seed
 
 SECTION = "operator"
@@ -111,10 +122,10 @@ class _Sample:
             yield from self._range(numbers)
 
     def _algebra(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
-        device, steps = self.y.device, 10 if self.quick else 30
+        device, steps = self.y.device, steps_for(self.shape, self.quick)
         limit = rounding(max(math.prod(self.shape), self.y[0].numel()))
         linear = numbers["linearity_error"] = linearity_error(self.physics, self.shape, self.seed, device)
-        adjoint = numbers["adjoint_error"] = adjoint_error(self.physics, self.shape, self.seed, device, 2 if self.quick else 4)
+        adjoint = numbers["adjoint_error"] = adjoint_error(self.physics, self.shape, self.seed, device, max(1, (2 if self.quick else 4) // samples_of(self.physics)))
         ends = spectrum(self.physics, self.shape, steps, self.seed, device)
         numbers["norm"] = ends.norm
         numbers["condition"] = ends.condition
@@ -171,7 +182,8 @@ class _Sample:
         yield from _convention(found)
 
     def _scale(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
-        found = image_scale(self.physics, self.y)
+        count = 1 if self.quick else min(2, len(self.y))
+        found = image_scale(first_samples(self.physics, count), self.y[:count])
         numbers["adjoint_size"], numbers["image_size"] = found.adjoint, found.image
         low, high = GOOD_SIZE
         if found.image == 0:
@@ -185,13 +197,14 @@ class _Sample:
             yield "doubtful", what, "add normalize: true to physics" if self.name == "Tomography" else "use mode: pinv in model, or scale the operator to norm 1"
 
     def _range(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
-        steps = 6 if self.quick else 20
-        y = self.y[:1] if self.quick and samples_of(self.physics) == 1 else self.y
-        residual = range_residual(self.physics, y, steps)
-        probe = self.physics.A(probe_images(len(y), self.shape, stream_seed(self.seed, "range"), y.device))
-        own = range_residual(self.physics, probe, steps)
-        noise = noise_share(self.physics, y)
-        numbers["out_of_range"], numbers["solver_leaves"] = float(residual.max()), float(own.max())
+        steps = steps_for(self.shape, self.quick) // 2
+        count = 1 if self.quick else min(2, len(self.y))
+        physics, y = first_samples(self.physics, count), self.y[:count]
+        residual = range_residual(physics, y, steps)
+        probe = of_one_sample(physics, 0).A(probe_images(1, self.shape, stream_seed(self.seed, "range"), y.device))
+        own = range_residual(of_one_sample(physics, 0), probe, steps)
+        noise = noise_share(physics, y)
+        numbers["out_of_range"], numbers["solver_leaves"] = float(residual.max()), float(own)
         numbers["noise_share"] = None if noise is None else float(noise.max())
         # a noise that is not known may explain anything but most of y
         explained = own**2 + (UNEXPLAINED["no"] if noise is None else noise**2)
