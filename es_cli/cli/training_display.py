@@ -66,7 +66,8 @@ class TrainingDisplay:
             self._start_bar(event)
 
     def _on_step(self, event: events.Step) -> None:
-        self.loss = _smoothed(self.loss, event.loss)
+        if not event.skipped:
+            self.loss = _smoothed(self.loss, event.loss)
         self.seconds = _smoothed(self.seconds, event.seconds)
         if self._bar is not None:
             self._bar.update(self._task, completed=event.step, facts=self._facts())

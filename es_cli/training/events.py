@@ -26,13 +26,17 @@ class Started:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step was made: the loss of its batch before it, the learning rate, each loss term unweighted, seconds it took."""
+    """One optimizer step was made: the loss of its batch before it, the learning rate, each loss term unweighted, seconds it took.
+
+    `skipped`: it was left out, since its loss or its gradient is not finite.
+    """
 
     step: int
     loss: float
     lr: float
     terms: dict[str, float]
     seconds: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

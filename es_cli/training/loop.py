@@ -22,12 +22,15 @@ from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
-from es_cli.training.events import Event, Resting, Step, Stopped, Validated
+from es_cli.training.events import Event, Note, Resting, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, feeding
 from es_cli.training.readback import Readback
-from es_cli.training.schedule import build_optimizer, end_of_schedule, parts_of
-from es_cli.training.state import Progress, Tally, TrainingState
+from es_cli.training.schedule import build_optimizer, end_of_schedule, multiply_rate, parts_of
+from es_cli.training.state import Progress, Snapshot, Tally, TrainingState
+from es_cli.training.stepping import make_step
 
+TOO_MANY = 5  # steps in a row that are not finite
+BACK_OFF = 0.5  # what the learning rate is multiplied by then
 # validation may cost a training about this share of its steps: a held-out pass needs no backward pass, about a third of a step
 VALIDATION_SHARE = 0.06
 PASS_PER_STEP = 0.35
@@ -73,43 +76,77 @@ def new_state(
 
 
 def fit(
-    experiment: Experiment, state: TrainingState, steps: int, every: int, device: torch.device, resting: Callable[[], bool] = lambda: False
+    experiment: Experiment,
+    state: TrainingState,
+    steps: int,
+    every: int,
+    device: torch.device,
+    resting: Callable[[], bool] = lambda: False,
+    good: Snapshot | None = None,
 ) -> Iterator[Event]:
-    """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated, Resting and Stopped.
+    """Train from `state` to `steps`, validating after every `every` steps and after the last; yields Step, Validated, Note, Resting and Stopped.
 
-    Resting comes after each validation, and between steps or batches of a validation once `resting` says so: by then all losses are read, so
-    that no state is saved after a loss that was not finite. Whoever wants to stop does it there.
+    Resting comes after each validation, and between steps or batches of a validation once `resting` says so: by then all losses are read, and
+    counted. Whoever wants to stop does it there.
 
-    Every draw is keyed by seed, purpose and step, so that where it was stopped before makes no difference.
-    Raises Diverged where a loss is not finite.
+    A step whose loss or gradient is not finite is left out; after several in a row training goes back to `good`, the state of the last validation,
+    None: the one that it starts with, under a lower learning rate. Every draw is keyed by seed, purpose and step, so that where it was stopped
+    before makes no difference. Raises Diverged where it had to go back too often.
     """
     spec = experiment.spec
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
     epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     made = Readback(device)
+    good = good or state.snapshot()
     with feeding(experiment.train, experiment.validation, epochs.positions, steps, device) as feed:
         state.network.train()
         while not (reason := ended(spec, state.progress, steps)):
             if _validation_due(state.progress, steps, every):
                 feed.settle()
-                yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
-                state.progress.tally = Tally()
-                yield Resting(state.snapshot())
+                try:
+                    yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
+                except Diverged as error:
+                    yield go_back(state, good, spec, error.fault.what)
+                else:
+                    state.progress.tally = Tally()
+                    held = state.snapshot()
+                    good = held if held.good else good
+                    yield Resting(held)
                 state.network.train()
                 continue
             started = time.perf_counter()
             step = state.progress.step + 1
-            loss, terms = _step(experiment, state, step, epochs, feed.get(step))
-            made.add(step, loss, terms, state.optimizer.param_groups[0]["lr"], started)
+            visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
+            one = make_step(experiment, state, step, visit, feed.get(step), ask=made.at_once == 1)
+            made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
             state.step_schedule(step)
             state.progress.step = step
             yield from _told(state, made, wait=_validation_due(state.progress, steps, every))
-            if resting():
+            rests = resting()
+            if rests:
                 yield from _told(state, made, wait=True)
+            if state.progress.skipped_in_row >= TOO_MANY:
+                made.forget()
+                yield go_back(state, good, spec, f"neither loss nor gradient of {TOO_MANY} steps in a row up to step {step} is finite")
+            elif rests:
                 yield Resting(state.snapshot())
     progress = state.progress
     progress.done = reason
     yield Stopped(progress.step, reason, progress.best_step, progress.best_loss)
+
+
+def go_back(state: TrainingState, good: Snapshot, spec: Spec, why: str) -> Note:
+    """Make `state` what it was at `good`, under a lower learning rate, and say so. Raises Diverged where that was done often enough."""
+    times, skipped, at = state.progress.backoffs + 1, state.progress.skipped, state.progress.step
+    if times > spec.training.backoffs:
+        tried = f", and a lower learning rate was tried {times - 1} times" if times > 1 else ""
+        raise Diverged(f"training diverged at step {at}: {why}{tried}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
+    state.restore(good)
+    progress = state.progress
+    multiply_rate(state.optimizer, state.scheduler, BACK_OFF ** (times - progress.backoffs))
+    progress.backoffs, progress.skipped, progress.skipped_in_row = times, skipped, 0
+    rate = state.optimizer.param_groups[0]["lr"]
+    return Note(f"step {at}: {why}; training goes back to step {progress.step} with {BACK_OFF} times the learning rate, now {rate:.3g} ({times} of {spec.training.backoffs} times)")
 
 
 def ended(spec: Spec, progress: Progress, steps: int) -> str:
@@ -126,52 +163,19 @@ def _validation_due(progress: Progress, steps: int, every: int) -> bool:
     return progress.step > progress.validated and (progress.step % every == 0 or progress.step == steps)
 
 
-def _told(state: TrainingState, made: Readback, wait: bool) -> Iterator[Step]:
+def _told(state: TrainingState, made: Readback, wait: bool) -> Iterator[Event]:
     """The steps whose losses have come, counted."""
     for event in list(made.read(wait)):
-        tally = state.progress.tally
-        tally.steps, tally.loss, tally.seconds, tally.lr = tally.steps + 1, tally.loss + event.loss, tally.seconds + event.seconds, event.lr
+        progress, tally = state.progress, state.progress.tally
+        if event.skipped:
+            progress.skipped, progress.skipped_in_row = progress.skipped + 1, progress.skipped_in_row + 1
+            if progress.skipped == 1:
+                yield Note(f"step {event.step} is left out: its loss or gradient is not finite; metrics.jsonl counts such steps")
+        else:
+            progress.skipped_in_row = 0
+            tally.steps, tally.loss = tally.steps + 1, tally.loss + event.loss
+        tally.seconds, tally.lr = tally.seconds + event.seconds, event.lr
         yield event
-
-
-def _step(experiment: Experiment, state: TrainingState, step: int, epochs: Epochs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """One step of the optimizer; the loss before it and its terms stay on the device, since asking for them would wait until it has caught up."""
-    spec = experiment.spec
-    y, x, physics, scale = experiment.reconstruction.in_units(*batch)
-    visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-    seed = stream_seed(spec.seed, "step", step)
-    torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
-    state.optimizer.zero_grad(set_to_none=True)
-    loss, terms = experiment.objective(y, physics, seed, x, scale, visit)
-    _descend(state, loss, spec.training.gradient_clip)
-    if state.average is not None and spec.training.ema is not None:
-        _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
-    return loss.detach(), terms
-
-
-def _descend(state: TrainingState, loss: Tensor, clip: float | None) -> None:
-    """One step of the optimizer; left out where gradients of float16 overflowed, after which they are scaled less."""
-    optimizer, scaler = state.optimizer, state.scaler
-    with state.running.backwards():
-        (loss if scaler is None else scaler.scale(loss)).backward()
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    if clip is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the network's; early steps count more, so that the start is forgotten."""
-    held, new = list(average.parameters()), list(network.parameters())
-    torch._foreach_lerp_(held, new, 1 - decay)
-    for buffer, other in zip(average.buffers(), network.buffers(), strict=True):
-        buffer.copy_(other)
 
 
 def _validate(
@@ -191,7 +195,7 @@ def _validate(
         psnrs += psnr
     loss = float(torch.cat(losses).double().mean())
     if not math.isfinite(loss):
-        raise Diverged(f"the held-out loss is {loss} at step {progress.step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
+        raise Diverged(f"the held-out loss is {loss}")
     best = loss < progress.best_loss
     if best:
         progress.best_loss, progress.best_step = loss, progress.step

@@ -16,8 +16,8 @@ from es_cli.training.events import Validated
 from es_cli.training.state import Progress
 
 JSON_LINES, TABLE = "metrics.jsonl", "metrics.csv"
-COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib")
-LATER = {"peak_memory_mib"}  # columns that runs of older versions lack
+COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib", "skipped_steps", "backoffs")
+LATER = {"peak_memory_mib", "skipped_steps", "backoffs"}  # columns that runs of older versions lack
 
 
 class Metrics:
@@ -41,13 +41,15 @@ class Metrics:
         row = {
             "step": event.step,
             "epoch": round(event.step / self._per_epoch, 3),
-            "loss": tally.loss / max(1, tally.steps),
+            "loss": tally.loss / tally.steps if tally.steps else None,
             "lr": tally.lr,
             "validation_loss": event.loss,
             "validation_psnr": event.psnr,
             "best": event.best,
             "samples_per_second": tally.steps * self._batch / tally.seconds if tally.seconds else None,
             "peak_memory_mib": memory,
+            "skipped_steps": progress.skipped,
+            "backoffs": progress.backoffs,
         }
         # a step that was gone back over is told about once
         self.rows = [*(old for old in self.rows if old["step"] < event.step), row]

@@ -103,19 +103,19 @@ def resume(
         stack.enter_context(machine(where))
         experiment = build_experiment(spec, where)
         states = StateFiles(run_dir)
-        snapshot = _found(run_dir, states, lambda text: on_event(Note(text)))
+        snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
         horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
         run = _Run(experiment, Keeper(run_dir, lock), states, where, on_event, until, horizon)
-        return run.go_on(snapshot, changed)
+        return run.go_on(snapshot, good, changed)
 
 
-def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> Snapshot | None:
-    """The state to go on from, None where the run was stopped before its first. Raises CheckpointError."""
+def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
+    """The state to go on from, and that of the last validation; None where the run was stopped before its first. Raises CheckpointError."""
     clear_away(run_dir)
     if not states.exist and _started_afresh(run_dir):
         tell("this run was stopped before its first state was saved: it starts anew")
-        return None
-    return states.read(tell)[0]
+        return None, None
+    return states.read(tell)
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -148,6 +148,7 @@ class _Run:
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
+        self.good: Snapshot | None = None
         self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
         self._complained = False  # that pictures cannot be written
         self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
@@ -157,8 +158,9 @@ class _Run:
         self._keep_test_data()
         return self._go(first=True)
 
-    def go_on(self, snapshot: Snapshot | None, changed: Sequence[Change]) -> Path:
-        """Train from a snapshot, None: from the first step; nothing where that is the end."""
+    def go_on(self, snapshot: Snapshot | None, good: Snapshot | None, changed: Sequence[Change]) -> Path:
+        """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
+        self.good = good
         if snapshot is not None:
             try:
                 self.state.restore(snapshot)
@@ -188,11 +190,12 @@ class _Run:
         with self.rests.listening(), self.saver:
             if first:
                 # from here on there is something to go on from
-                self.saver.put(STATE, self._written_state(self.state.snapshot()))
+                self.good = self.state.snapshot()
+                self.saver.put(STATE, self._written_state(self.good))
                 self.saver.flush()
             self._warm_up()
             try:
-                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest):
+                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
                     self._consume(event)
             except Diverged as error:
                 self.saver.finish()

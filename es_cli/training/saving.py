@@ -116,27 +116,27 @@ def _write_all(writes: dict[str, Write]) -> _Outcome:
 
 
 class StateFiles:
-    """The two files of a state: the newest, and the one before it that was taken at a validation."""
+    """The two files of a state: the newest, and the last good one before it."""
 
     def __init__(self, run_dir: Path) -> None:
         self.newest, self.previous = run_dir / STATE / NEWEST, run_dir / STATE / PREVIOUS
-        self._validated = False  # whether the newest was taken at a validation
+        self._good = False  # whether the newest is one to go back to
 
     @property
     def exist(self) -> bool:
         return self.newest.exists() or self.previous.exists()
 
     def write(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` the newest. The one before it stays until this one is whole, and longer where it was taken at a validation."""
+        """Make `snapshot` the newest. The one before it stays until this one is whole, and longer where it is one to go back to."""
         aside = self.newest.with_name("next.safetensors")
         snapshot.write(aside)
-        if self._validated and self.newest.exists():
+        if self._good and self.newest.exists():
             os.replace(self.newest, self.previous)
         os.replace(aside, self.newest)
-        self._validated = snapshot.validated
+        self._good = snapshot.good
 
     def read(self, tell: Callable[[str], None]) -> tuple[Snapshot, Snapshot | None]:
-        """The newest state that is whole, and the one that was taken at a validation last, None where that is lost. Raises CheckpointError."""
+        """The newest state that is whole, and the last one to go back to, None where that is lost. Raises CheckpointError."""
         found: dict[Path, Snapshot] = {}
         faults: list[CheckpointError] = []
         for path in (self.newest, self.previous):
@@ -150,8 +150,8 @@ class StateFiles:
             raise faults[0] if faults else CheckpointError("the run has no saved state", where=str(self.newest), hint=hint)
         for fault in (error.fault for error in faults):
             tell(f"{fault.where}: {fault.what}; the other state, of step {next(iter(found.values())).step}, is used")
-        self._validated = self.newest in found and found[self.newest].validated
-        return next(iter(found.values())), next((one for one in found.values() if one.validated), None)
+        self._good = self.newest in found and found[self.newest].good
+        return next(iter(found.values())), next((one for one in found.values() if one.good), None)
 
 
 def clear_away(run_dir: Path) -> None:

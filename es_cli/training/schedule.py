@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from es_cli.spec.component import plain
 from es_cli.spec.schema import Component, Spec
 
 FUSED = {"Adam", "AdamW", "SGD"}  # optimizers that torch has in one kernel for GPUs
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of a group of parameters
+RATES_OF_SCHEDULES = {"base_lrs", "max_lrs", "min_lrs", "eta_min", "_last_lr"}
 ENDS = ("T_max", "total_steps", "total_iters")  # where a schedule ends, in steps; filled in where the spec leaves it out
 
 
@@ -61,6 +63,23 @@ def take_over(optimizer: torch.optim.Optimizer, scheduler: Any, saved: Mapping[s
     optimizer.load_state_dict({"state": saved["state"], "param_groups": fresh})
     if scheduler is not None:
         _forward(scheduler, steps)
+
+
+def multiply_rate(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
+    """Learning rates are `factor` times what they are and would be; the shape of the schedule stays."""
+    for group in optimizer.param_groups:
+        group.update({key: group[key] * factor for key in RATES if key in group})
+    for one in _with_inner(scheduler):
+        for name in RATES_OF_SCHEDULES & set(vars(one)):
+            held = getattr(one, name)
+            setattr(one, name, [rate * factor for rate in held] if isinstance(held, list) else held * factor)
+
+
+def _with_inner(scheduler: Any) -> Iterator[Any]:
+    if scheduler is not None:
+        yield scheduler
+        for inner in getattr(scheduler, "_schedulers", ()):
+            yield from _with_inner(inner)
 
 
 def last_rate(spec: Spec, horizon: int) -> float:

@@ -40,6 +40,7 @@ class Progress:
     """How far a run is: steps made, the step of the last validation, the best held-out loss and its step, validations since then without a better one.
 
     `done` says why a run has ended, "" while it has not. `horizon` is the number of steps that it was begun with, for which its schedule is made.
+    `skipped` steps were left out since their loss or gradient was not finite, `skipped_in_row` of them just now, and training went back `backoffs` times.
     """
 
     step: int = 0
@@ -49,6 +50,9 @@ class Progress:
     done: str = ""
     validated: int = 0
     horizon: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    backoffs: int = 0
     tally: Tally = field(default_factory=Tally)
 
 
@@ -69,9 +73,10 @@ class Snapshot:
         return int(self.described["progress"].get("horizon", 0))
 
     @property
-    def validated(self) -> bool:
-        """Whether it was taken at a validation, or before the first step: what a run goes back to is one of these."""
-        return int(self.described["progress"].get("validated", 0)) == self.step
+    def good(self) -> bool:
+        """Whether it was taken at a validation, or before the first step, and the step before it was made: a run that diverges goes back to one of these."""
+        progress = self.described["progress"]
+        return int(progress.get("validated", 0)) == self.step and not progress.get("skipped_in_row")
 
     def write(self, path: Path) -> None:
         """Write it to one file, whole or not at all, with a SHA-256 over all of it. Raises OutputError."""

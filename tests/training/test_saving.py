@@ -119,9 +119,9 @@ def reference(tmp_path_factory):
 
 
 def _place(path):
-    """The step of a state, and whether it was validated."""
+    """The step of a state, and whether it was taken at a validation."""
     held = read_snapshot(path)
-    return held.step, held.validated
+    return held.step, held.good
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "gone"])
