@@ -33,16 +33,27 @@ INSTEAD = {".dcm": "write .nii, which keeps voxel size and position", ".hdr": "n
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, within: Path | None = None) -> None:
     """Write a file through a temporary one in the same folder, flushed and then renamed; the folder is made where it is missing.
 
+    A link is followed, but not out of the folder `within`, None: wherever it leads.
     Raises OutputError, with nothing left behind and an older file untouched, where that fails.
     """
+    check_within(path, within)
     with _whole_file(path) as file:
         file.write(content)
 
 
-def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None) -> None:
+def check_within(path: Path, within: Path | None) -> None:
+    """OutputError where a link leads `path` out of the folder `within`; None: any place is right."""
+    if within is None:
+        return
+    real, root = os.path.realpath(path), os.path.realpath(within)
+    if os.path.commonpath([real, root]) != root:
+        raise OutputError("a link leads out of the output folder", where=str(path), hint="remove it, or give another -o")
+
+
+def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None, within: Path | None = None) -> None:
     """Write an array by suffix, whole or not at all.
 
     `geometry`, as `read_geometry` gives it, goes where the format has a place for it: axes, voxel size and position in .nii, .h5 and .zarr,
@@ -52,8 +63,10 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None)
     (n, coil, H, W), (n, H, W) or (H, W) as complex64. .tif: as it is, (3, H, W) in colour, complex by magnitude.
     .png: one image (H, W), (1, H, W) or (3, H, W), with or without a batch axis of 1; floats are clipped to [0, 1] and scaled to 8 bit (NaN
     is black), 8 and 16 bit integers stay, complex numbers and pairs (2, H, W) become magnitudes.
+    Links are followed as by `write_bytes`.
     Raises OutputError for another suffix or type, for several images in one PNG, and where the package that writes it is not installed.
     """
+    check_within(path, within)
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}")
