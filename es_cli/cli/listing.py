@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from es_cli.errors import UsageError
 if TYPE_CHECKING:
     from es_cli.catalog import Entry, Parameter
 
-INSTEAD_OF_YAML = {"dict": "mapping", "str": "text", "null": "null", "int": "integer", "float": "number", "bool": "true or false", "array": "array or {file: …}"}
+IN_WORDS = {"dict": "mapping", "str": "text", "null": "null", "int": "integer", "float": "number", "bool": "true or false", "array": "array or {file: …}"}
 
 
 def list_components(
@@ -36,7 +36,7 @@ def list_components(
     found = chosen(kind, name)
     one = found[0] if len(found) == 1 and (name is not None or kind == found[0].name) else None
     if as_json:
-        answer_json({"components": [as_dict(entry) for entry in found]})
+        answer_json({"components": [dataclasses.asdict(entry) for entry in found]})
         return
     lines = ["\t".join((entry.kind, entry.name, entry.origin, plain(entry.meaning))) for entry in found]
     if one is not None:
@@ -66,16 +66,11 @@ def chosen(kind: str | None, name: str | None) -> list[Entry]:
     return [entry]
 
 
-def as_dict(entry: Entry) -> dict[str, Any]:
-    """A component as plain JSON values."""
-    return dataclasses.asdict(entry)
-
-
 def accepts(parameter: Parameter) -> str:
     """What YAML may hold for a parameter, in words."""
     if parameter.choices:
         return " | ".join(parameter.choices)
-    kinds = [INSTEAD_OF_YAML.get(kind, kind) for kind in parameter.types] + [f"a {kind}" for kind in parameter.parts]
+    kinds = [IN_WORDS.get(kind, kind) for kind in parameter.types] + [f"a {kind}" for kind in parameter.parts]
     return " | ".join(kinds) or "anything"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -52,19 +53,26 @@ def test_json_says_the_same_as_the_exit_code(spec):
     assert [section["section"] for section in found["sections"]][:2] == ["operator", "transforms"]
 
 
-def test_a_group_that_teaches_nothing_is_exit_6_with_the_groups_that_would(spec):
+def test_losses_of_measurements_alone_are_exit_6_with_a_group_that_would_teach(spec):
     result = run(spec, "transforms.group=trivial", "losses=[MCLoss]", "--quick")
-    assert result.exit_code != 1
-    mask = np.load(spec.parent / "y.npy")
-    mask[...] = mask * (np.arange(16) % 2)  # every other column: flips of rows bring nothing new
-    np.save(spec.parent / "y.npy", mask)
-    flips = "transforms={train: [{name: Reflect, dim: [-2]}]}"
-    result = run(spec, flips, "physics.mask={file: mask.npy}", "--quick")
-    assert result.exit_code == 3  # there is no such file
-    np.save(spec.parent / "mask.npy", np.broadcast_to((np.arange(16) % 2).astype(np.float32), (1, 16, 16)).copy())
-    result = run(spec, flips, "physics.mask={file: mask.npy}", "--quick")
+    assert result.exit_code == 6, result.stdout + result.stderr
+    assert "cannot be learned" in result.stderr and "D4" in result.stderr
+
+
+def test_a_group_that_teaches_nothing_is_exit_6_with_the_groups_that_would(spec):
+    columns = np.broadcast_to((np.arange(16) % 2).astype(np.float32), (1, 16, 16))
+    np.save(spec.parent / "mask.npy", columns)
+    np.save(spec.parent / "y.npy", np.random.default_rng(0).random((6, 1, 16, 16)).astype(np.float32) * columns)
+    # whole columns were measured, and flips up and down leave them where they are
+    result = run(spec, "transforms={train: [{name: Reflect, dim: [-2]}]}", "physics.mask={file: mask.npy}", "--quick")
     assert result.exit_code == 6, result.stdout + result.stderr
     assert "cannot be learned" in result.stderr and "shifts" in result.stderr
+    assert result.stdout.splitlines()[-1].split() == ["no", "overall"]
+
+
+def test_a_file_that_is_missing_is_exit_3_and_says_nothing_on_standard_output(spec):
+    result = run(spec, "data.train.measurements=gone.npy")
+    assert result.exit_code == 3 and "gone.npy" in result.stderr and not result.stdout
 
 
 def test_a_spec_with_a_fault_is_answered_as_by_training(spec):
@@ -72,7 +80,20 @@ def test_a_spec_with_a_fault_is_answered_as_by_training(spec):
     assert result.exit_code == 2 and "did you mean Inpainting" in result.stderr
 
 
+FINDING = Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "image_shape": [3, 4], "sees": None, "each": {"turn": {"error": 1}}})
+
+
 def test_a_finding_is_rendered_with_its_advice_and_numbers_but_no_tables():
-    lines = render(Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "image_shape": [3, 4], "sees": None, "each": {"turn": {"error": 1}}})).splitlines()
+    lines = render(FINDING, io.StringIO()).splitlines()
     assert lines[0].split() == ["doubtful", "operator:", "odd"]
     assert [line.strip() for line in lines[1:]] == ["→ mend it", "norm: 0.123", "image shape: 3 × 4", "sees: not known"]
+
+
+def test_the_stream_that_is_written_to_decides_on_colour(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[" in render(FINDING, terminal)
+    monkeypatch.setattr("sys.stdout", terminal)  # as standard error is, while answers go to a pipe
+    assert "\x1b[" not in render(FINDING, io.StringIO())
