@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from es_cli.catalog import entries, find, load_class, load_spec, registered_entries, suggest
+from es_cli.cli.app import app
 from es_cli.errors import SpecError
 
 DEMO = '''
@@ -94,6 +96,21 @@ def test_a_registered_class_is_a_component_like_any_other(install, tmp_path, cap
     assert faults(tmp_path, text) == ["s.yaml:1: physics.evry: Stripes has no parameter evry; did you mean every?"]
     (tmp_path / "s.yaml").write_text(text.replace("evry", "every"))
     assert load_spec(tmp_path / "s.yaml").physics.parameters == {"every": 3}
+
+
+def test_es_list_shows_what_a_package_registers_with_the_package(install, tmp_path) -> None:
+    install("es_demo", DEMO, Stripes="Stripes", Mild="Mild", Inpainting="Stripes")
+    install("es_demo_broken", "import a_package_that_is_not_there\n", Waves="Waves")
+    listed = CliRunner().invoke(app, ["list", "physics"])
+    lines = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert [line[:4] for line in lines if line[1] == "Stripes"] == [["physics", "Stripes", "es_demo 1.5", "Measures every n-th line of an image"]]
+    assert next(line for line in lines if line[1] == "Stripes")[4].startswith("every=2, [img_size], mask=null")
+    assert [line[2] for line in lines if line[1] == "Inpainting"] == ["deepinv"]
+    first, second = (line for line in listed.stderr.splitlines() if line != "chatter on import")
+    assert first.startswith("note: Waves is left out: es_demo_broken 1.5, which registers it, cannot be loaded: ModuleNotFoundError")
+    assert second == "note: Inpainting (es_demo 1.5) is left out: es has a component of that name"
+    one = CliRunner().invoke(app, ["list", "Mild"]).stdout.splitlines()
+    assert one[0].startswith("model\tMild\tes_demo 1.5\tDoes little") and one[1].startswith("strength\trequired\ta number")
 
 
 def test_a_broken_package_is_said_in_one_line_and_touches_nothing_else(install, tmp_path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from es_cli.catalog.checking import WEIGHT_FILES, WEIGHTS, kinds_in, wanted_in_words
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, entries, find, registered_entries, suggest
@@ -22,7 +21,7 @@ def nameable(kind: str | None = None) -> list[Entry]:
     """All components of a kind that can be built, by kind and name; None is all kinds. Packages that register components are imported for it."""
     kinds = KINDS if kind is None else (kind,)
     found = [entry for entry in (*entries(kinds), *registered_entries(kinds)) if entry.refused is None]
-    return sorted(found, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+    return sorted(found, key=lambda entry: (entry.kind, entry.name))
 
 
 def not_loaded() -> list[Entry]:
@@ -31,17 +30,16 @@ def not_loaded() -> list[Entry]:
 
 
 def look_up(name: str, kind: str | None = None) -> Entry:
-    """The component called `name`. Raises UsageError where there is none of that kind, or it cannot be built."""
+    """The component called `name`; None is any kind. Raises UsageError where there is none of that kind, or it cannot be built."""
     kinds = None if kind is None else (kind,)
     entry = find(name, kinds)
     if entry is None and kind is not None and (other := find(name)) is not None:
         raise UsageError(f"{name} is no {kind}, but a {other.kind}", hint=f"es list {other.kind} {name}")
     if entry is None:
         near = suggest(name, kinds) or (did_you_mean(name, KINDS) if kind is None else None)
-        what = f"no {kind or 'kind or component'} is called {name}"
-        raise UsageError(what, hint=f"did you mean {near}?" if near else f"es list{'' if kind is None else f' {kind}'} shows what there is")
+        raise UsageError(f"there is no {kind or 'component'} {name}", hint=f"did you mean {near}?" if near else f"es list {kind or ''}".strip() + " names all")
     if entry.refused is not None:
-        raise UsageError(f"{name} cannot be built from a spec: {entry.refused}", hint=f"es list {kind or ''}".rstrip() + " shows what can")
+        raise UsageError(f"{name} cannot be built from a spec: {entry.refused}", hint=f"es list {kind or entry.kind}".rstrip() + " names what can")
     return entry
 
 
@@ -49,7 +47,7 @@ def check_kind(kind: str) -> None:
     """Raises UsageError where there is no such kind."""
     if kind not in KINDS:
         near = did_you_mean(kind, KINDS)
-        raise UsageError(f"there is no kind {kind}", hint=f"did you mean {near}?" if near else f"the kinds are {', '.join(KINDS)}")
+        raise UsageError(f"there is no kind {kind}", hint=f"did you mean {near}?" if near else f"kinds are {', '.join(KINDS)}")
 
 
 def givable(entry: Entry) -> list[Parameter]:
@@ -79,39 +77,14 @@ def accepts(parameter: Parameter, entry: Entry) -> str:
 
 
 def default(parameter: Parameter) -> str:
-    """The value that stands where nothing is given, as YAML writes it; what is required or read off the data says so."""
-    if parameter.name in CONTEXT_PARAMETERS:
-        return "known from the data"
-    if parameter.required:
-        return "required"
-    return parameter.default if isinstance(parameter.default, str) else json.dumps(parameter.default, ensure_ascii=False)
+    """The value that stands where nothing is given, as YAML writes it; what is required or known from the data says so."""
+    if not parameter.required:
+        return parameter.default if isinstance(parameter.default, str) else json.dumps(parameter.default, ensure_ascii=False)
+    return "known from the data" if parameter.name in CONTEXT_PARAMETERS else "required"
 
 
 def call(entry: Entry) -> str:
-    """All parameters on one line: `angles, [img_width], circle=true`; what is in brackets es knows from the data."""
+    """All parameters on one line: `angles, [img_width], circle=true`; what is in brackets is known from the data."""
     return ", ".join(
         f"[{one.name}]" if one.name in CONTEXT_PARAMETERS else one.name if one.required else f"{one.name}={default(one)}" for one in givable(entry)
     )
-
-
-def to_dict(entry: Entry) -> dict[str, Any]:
-    """Everything about a component as JSON holds it."""
-    return {
-        "kind": entry.kind,
-        "name": entry.name,
-        "meaning": entry.meaning,
-        "source": entry.origin,
-        "module": entry.module,
-        "page": page(entry),
-        "parameters": [
-            {
-                "name": one.name,
-                "required": one.required and one.name not in CONTEXT_PARAMETERS,
-                "known_from_data": one.name in CONTEXT_PARAMETERS,
-                "default": one.default,
-                "accepts": accepts(one, entry),
-                "meaning": one.meaning,
-            }
-            for one in givable(entry)
-        ],
-    }

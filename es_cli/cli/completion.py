@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 Offers = list[tuple[str, str]]  # (word, meaning) each
-CHECKPOINT = "*.safetensors"
+CHECKPOINT, RUNS, STATE = "*.safetensors", "runs", "state"
 LONGEST = 60  # characters of a meaning beside a word
 
 
@@ -24,29 +24,11 @@ def prepare() -> None:
         os.environ["TERMINAL_WIDTH"] = "10000"
 
 
-def complete_kinds() -> Offers:
-    """The kinds of components."""
+def complete_kinds_and_components() -> Offers:
+    """What `es list` takes first: a kind, or the name of anything."""
     from es_cli.catalog import KINDS
 
-    return [(kind, f"all of kind {kind}") for kind in KINDS]
-
-
-def complete_components() -> Offers:
-    """Everything that a spec can name."""
-    return _components(None)
-
-
-def _components(kind: str | None) -> Offers:
-    """Of packages only the names: they are not imported to complete a word, so that their kind is not known."""
-    from es_cli.catalog import entries
-    from es_cli.catalog.plugins import package, registered
-
-    own = [(entry.name, _short(entry.meaning)) for entry in entries(None if kind is None else (kind,)) if entry.refused is None]
-    return [*own, *((name, _short(f"of {package(points[0])}")) for name, points in registered().items())]
-
-
-def complete_kinds_and_components() -> Offers:
-    return [*complete_kinds(), *complete_components()]
+    return [*((kind, f"all of kind {kind}") for kind in KINDS), *_components(None)]
 
 
 def complete_components_of_kind(ctx: typer.Context) -> Offers:
@@ -66,67 +48,90 @@ def components_of(kind: str) -> Callable[[], Offers]:
     return complete
 
 
+def _components(kind: str | None) -> Offers:
+    """Of packages only the names: they are not imported to complete a word, so that their kind is not known."""
+    from es_cli.catalog import entries
+    from es_cli.catalog.plugins import package, registered
+
+    own = [(entry.name, _short(entry.meaning)) for entry in entries(None if kind is None else (kind,)) if entry.refused is None]
+    return [*own, *((name, _short(f"of {package(points[0])}")) for name, points in registered().items())]
+
+
 def complete_checkpoints(incomplete: str) -> list[str]:
     """Checkpoints of the runs in runs/, and .safetensors files in the folder typed so far and one below it."""
-    typed = Path(incomplete).expanduser().parent if not incomplete.endswith(("/", os.sep)) else Path(incomplete).expanduser()
-    found = {str(path) for path in Path("runs").glob("*/model.safetensors")}
-    if incomplete.startswith("~"):
-        return []  # the shell's own completion of files knows home folders
-    for path in (*typed.glob(CHECKPOINT), *typed.glob(f"*/{CHECKPOINT}")):
-        found.add(str(path))
-    return sorted(found)
+    found = [*Path(RUNS).glob("*/model.safetensors"), *(path for at in ("", "*/") for path in _typed(incomplete).glob(f"{at}{CHECKPOINT}"))]
+    return _with_files(found, incomplete)
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Folders of runs with a saved state: those in runs/, and those in the folder typed so far."""
+    found = [path.parent for path in (*Path(RUNS).glob(f"*/{STATE}"), *_typed(incomplete).glob(f"*/{STATE}"))]
+    return _with_files(found, incomplete)
+
+
+def _typed(incomplete: str) -> Path:
+    """The folder that is typed so far."""
+    return Path(incomplete) if incomplete.endswith(("/", os.sep)) else Path(incomplete).parent
+
+
+def _with_files(found: list[Path], incomplete: str) -> list[str]:
+    """Paths without repetition; none in a home folder, which the shell's own completion of files knows by its ~."""
+    return [] if incomplete.startswith("~") else sorted({str(path) for path in found})
 
 
 def complete_templates() -> Offers:
-    """The starter specs of `es init`, with the first comment of each."""
-    from importlib import resources
+    """The starter specs of `es init`."""
+    from es_cli.spec.starters import starters
 
-    folder = resources.files("es_cli.spec").joinpath("templates")
-    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")] if folder.is_dir() else []
-    return sorted((file.name.removesuffix(".yaml"), _short(file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "))) for file in files)
+    return [(name, _short(line)) for name, line in starters().items()]
 
 
 def complete_devices() -> Offers:
+    """Names of devices."""
     return [("auto", "a GPU where there is one"), ("cpu", "the processor"), ("cuda", "the first GPU")]
 
 
 def complete_precisions() -> list[str]:
+    """What a network can compute in."""
     from es_cli.spec.schema import PRECISIONS
 
     return list(PRECISIONS)
 
 
 def complete_test_rules() -> list[str]:
+    """The named rules, and the one whose keys are typed most."""
     from es_cli.spec.rule import NAMED
 
     return [*NAMED, "splits=complementary"]
 
 
-def complete_spec_overrides(ctx: typer.Context, incomplete: str) -> Offers:
-    """`a.b=` for every setting of a spec, and for the parameters of the components that the spec on the line names."""
-    found = dict(_settings())
+def complete_overrides(ctx: typer.Context, incomplete: str) -> Offers:
+    """`a.b=` for every key of a spec and for the parameters of the components that the spec on the line names; after the = its words."""
+    key, equals, _ = incomplete.partition("=")
+    before = ctx.params.get("overrides") or []
+    if equals:
+        return [(f"{key}={word}", "") for word in _words(key)]
+    if len(before) > 1 and before[-1] == "=":  # bash takes = for a word of its own
+        return [(word, "") for word in _words(before[-2])]
     spec = ctx.params.get("spec")
-    if spec is not None:
-        found |= dict(_parameters(Path(spec)))
-    return [(f"{path}=", _short(meaning)) for path, meaning in found.items()]
+    return [(f"{path}=", _short(meaning)) for path, meaning in {**_keys(), **(dict(_parameters(Path(spec))) if spec else {})}.items()]
 
 
-def _settings() -> Iterator[tuple[str, str]]:
-    from es_cli.spec.schema import Data, LossTerm, Pair, Source, Spec, Test, Training, Transforms
+def _keys() -> dict[str, str]:
+    from es_cli.spec.keys import keys_of
 
-    below: dict[str, Any] = {"data": Data, "transforms": Transforms, "test": Test, "training": Training}
-    below |= dict.fromkeys(("data.train", "data.validation", "data.test"), Pair)
-    below |= {f"{pair}.{one}": Source for pair in list(below) if pair.startswith("data.") for one in ("measurements", "images")}
+    return {key.path: key.meaning for key in keys_of()}
 
-    def walk(section: Any, path: str) -> Iterator[tuple[str, str]]:
-        for name, setting in section.model_fields.items():
-            at = f"{path}.{name}" if path else name
-            yield at, setting.description or ""
-            if at in below:
-                yield from walk(below[at], at)
 
-    yield from walk(Spec, "")
-    yield from ((f"losses.0.{name}", setting.description or "") for name, setting in LossTerm.model_fields.items() if name != "loss")
+def _words(path: str) -> list[str]:
+    """What may stand at a key that knows few words, or names a component."""
+    from es_cli.catalog.loading import SLOTS
+    from es_cli.spec.keys import keys_of
+
+    kind = dict(SLOTS).get(path.removesuffix(".name"))
+    if kind is not None:
+        return [name for name, _ in _components(kind)]
+    return next((list(key.words) for key in keys_of() if key.path == path), [])
 
 
 def _parameters(spec: Path) -> Iterator[tuple[str, str]]:

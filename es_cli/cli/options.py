@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from es_cli.cli.completion import complete_checkpoints, complete_devices, complete_precisions, complete_test_rules
+from es_cli.cli.completion import (
+    complete_checkpoints,
+    complete_devices,
+    complete_overrides,
+    complete_precisions,
+    complete_runs,
+    complete_test_rules,
+)
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +31,14 @@ def _remember(ctx: typer.Context, verbose: bool) -> bool:
 
 Checkpoint = Annotated[
     Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False, autocompletion=complete_checkpoints)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False, autocompletion=complete_overrides)
+]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.", autocompletion=complete_runs)]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.", autocompletion=complete_checkpoints),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", autocompletion=complete_devices)]
 Precision = Annotated[
@@ -60,6 +75,20 @@ TestRule = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]
+
+
+UNITS = (86400, 3600, 60, 1)  # seconds of a day, an hour, a minute and a second
+
+
+def seconds_of(text: str) -> float:
+    """A time as people write it, 1d12h, 23h30m or 90s, or as SLURM does, 1-12:00:00 or 23:30:00. Raises UsageError."""
+    named = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().replace(" ", ""))
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text.strip())
+    found = named or clock
+    seconds = 0 if found is None else sum(int(number or 0) * unit for number, unit in zip(found.groups(), UNITS, strict=True))
+    if seconds == 0:
+        raise UsageError(f"{text!r} is no time", hint="write 23h30m, 45m, 90s, 1d, or 23:30:00")
+    return float(seconds)
 
 
 def named_files(param: list[str] | None) -> dict[str, str]:
