@@ -160,7 +160,7 @@ def _check_parameter(entry: Entry, name: str, value: Any, path: str) -> Found:
 
 def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
     fresh = "null" if parameter.default is None else str(parameter.default).lower()
-    if value == parameter.default and not parameter.required:
+    if value == parameter.default and type(value) is type(parameter.default) and not parameter.required:
         return []
     if names_file(value):
         return []

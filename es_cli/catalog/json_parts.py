@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from es_cli.catalog.checking import WEIGHT_FILES, kinds_in
+from es_cli.catalog.consistency import LEVELS
 from es_cli.catalog.entries import CONTEXT_PARAMETERS, KINDS, Entry, Parameter, find
 from es_cli.catalog.listing import givable, nameable, page
 from es_cli.catalog.loading import FROM_TOP_LEVEL
@@ -17,17 +18,19 @@ from es_cli.spec.schema import FROM_DATA
 Json = dict[str, Any]
 
 ARRAY: Json = {"$ref": "#/$defs/ArrayFile"}
+# a mapping with one of these keys is a part or an array, not a mapping of the user's own
+RESERVED: Json = {"anyOf": [{"required": [key]} for key in ("name", "file", "tensor")]}
 PLAIN: dict[str, list[Json]] = {
     "null": [{"type": "null"}],
     "bool": [{"type": "boolean"}],
     "int": [{"type": "integer"}],
     "float": [{"type": "number"}],
     "str": [{"type": "string"}],
-    "dict": [{"type": "object", "not": {"required": ["name"]}}],
+    "dict": [{"type": "object", "not": RESERVED}],
     "array": [ARRAY],
 }
-# what the top level of the spec, or the noise model of the physics, says already
-LOSSES_ARE_TOLD = frozenset({"mask_generator", "transform", "sigma", "gain"})
+# what the top level of the spec, or the physics with its noise model and its generator of masks, says already
+LOSSES_ARE_TOLD = frozenset({"mask_generator", "transform", "physics_generator", *LEVELS})
 SIDES = {"consistency_loss": (MEASURED, *NOISE_AWARE), "prediction_loss": (MEASURED,)}
 WEIGHT: Json = {"type": "number", "minimum": 0, "description": "what this side of the loss is multiplied by", "default": 1.0}
 
@@ -115,9 +118,8 @@ def _parts(kinds: tuple[str, ...]) -> list[Json]:
 
 
 def _item(kinds: tuple[str, ...]) -> Json:
-    """What stands in a list: parts of these kinds, and whatever is no part."""
-    no_part: Json = {"not": {"type": "object", "required": ["name"]}}
-    return {"anyOf": [*_parts(kinds), no_part]} if kinds else no_part
+    """What stands in a list: parts of these kinds, arrays, and plain values."""
+    return {"anyOf": [*_parts(kinds), ARRAY, {"not": {"type": "object", **RESERVED}}]}
 
 
 def _side(names: tuple[str, ...]) -> list[Json]:

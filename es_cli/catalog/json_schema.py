@@ -10,7 +10,7 @@ from typing import Any
 
 from es_cli.catalog.json_parts import Json, any_of, component, definitions
 from es_cli.catalog.listing import nameable
-from es_cli.spec.schema import LossTerm, Spec
+from es_cli.spec.schema import LONGEST_NAME, LossTerm, Spec
 
 NULL: Json = {"type": "null"}
 TEXT: Json = {"type": "string", "minLength": 1}
@@ -31,8 +31,11 @@ def _some(*forms: Json) -> Json:
 TRANSFORMS = _some(_ref("transform"), {"type": "array", "items": _ref("transform"), "minItems": 1}, NULL)
 GROUP = _some({"enum": ["full", "random", "trivial"]}, _ref("transform_with_parameters"), {"type": "array", "items": _ref("transform"), "minItems": 1}, NULL)
 PARAMETERS: Json = {"type": ["object", "null"], "additionalProperties": _some(TEXT, _ref("ArrayFile"))}
+NO_NAME = r'/\\:*?"<>|'  # in the name of a folder
+FOLDER: Json = {"type": "string", "pattern": f"^[^-. {NO_NAME}]([^{NO_NAME}]*[^. {NO_NAME}])?$", "maxLength": LONGEST_NAME}
 # settings whose YAML has more forms than the type of the field: section, setting, what may stand there
 FORMS: dict[tuple[str, str], Json] = {
+    ("Spec", "name"): FOLDER,
     ("Spec", "physics"): _ref("physics"),
     ("Spec", "data"): _ref("Data"),
     ("Spec", "mask_generator"): _some(_ref("generator"), NULL),
@@ -51,7 +54,7 @@ FORMS: dict[tuple[str, str], Json] = {
     ("Source", "resize"): SIZE,
     ("Transforms", "group"): _some(_ref("group_name"), NULL),
     ("Transforms", "train"): TRANSFORMS,
-    ("Transforms", "eval"): GROUP,
+    ("Transforms", "eval"): _some(*GROUP["anyOf"], _ref("transform")),
     ("Test", "splits"): _some({"enum": ["none", "complementary"]}, {"type": "integer", "minimum": 1}, NULL),
     ("Test", "group"): GROUP,
     ("Training", "optimizer"): _ref("optimizer"),
@@ -64,6 +67,24 @@ ALSO = {
     ("Transforms", "eval"): "deepinv's word for test.group",
 }
 EXCLUSIVE = {"Source": ("file", "sample"), "Transforms": ("group", "train"), "Training": ("epochs", "steps")}
+ONE_OF = {"Source": ("file", "sample"), "Pair": ("measurements", "images")}  # at least
+
+
+def _given(name: str, form: Json | None = None) -> Json:
+    """A mapping in which `name` stands, as `form`; None is anything but null."""
+    return {"required": [name], "properties": {name: form or {"not": NULL}}}
+
+
+# what a setting needs beside it: (the setting, what it needs)
+NEEDS: dict[str, tuple[tuple[Json, Json], ...]] = {
+    "Source": (
+        (_given("part"), _given("sample")),
+        (_given("key"), _given("file")),
+        (_given("crops_per_image", {"type": "integer", "minimum": 2}), _given("crop")),
+    ),
+    "Test": ((_given("folds"), _given("splits", {"const": "complementary"})),),
+    "Training": ((_given("folds"), _given("splits", {"const": "complementary"})),),
+}
 
 
 def json_schema() -> Json:
@@ -77,13 +98,23 @@ def json_schema() -> Json:
         properties = sections[section]["properties"]
         kept = {key: value for key, value in properties.get(name, {}).items() if key in ("description", "default")}
         properties[name] = {**form, **kept} if name in properties else {**form, "description": ALSO[section, name]}
-    for section, (one, other) in EXCLUSIVE.items():
-        sections[section]["not"] = {"required": [one, other], "properties": {name: {"not": NULL} for name in (one, other)}}
+    for section in sections:
+        _relate(sections[section], section)
     spec = sections.pop("Spec")
     spec["required"] = [*spec["required"], "data"]
     parts = {**definitions(), **_more_definitions(), "group_name": {"enum": ["none", *groups]}}
     tidy: Json = _tidy({**spec, "$defs": {**sections, **parts}})
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "A spec of es", **tidy}
+
+
+def _relate(made: Json, section: str) -> None:
+    """What the settings of a section say about one another."""
+    if section in EXCLUSIVE:
+        made["not"] = {"allOf": [_given(name) for name in EXCLUSIVE[section]]}
+    if section in ONE_OF:
+        made["anyOf"] = [_given(name) for name in ONE_OF[section]]
+    if section in NEEDS:
+        made["allOf"] = [{"if": one, "then": other} for one, other in NEEDS[section]]
 
 
 def _more_definitions() -> dict[str, Json]:

@@ -41,7 +41,8 @@ def init(
 ) -> None:
     """Write a commented spec to start from: a template, or one made from your data.
 
-    A spec made from data says beside each setting why it is so: which mask, how much noise, what fits into memory.
+    A spec made from data says beside each setting why it is so: which mask, how much noise, what fits into memory. Where es.schema.json lies beside it
+    (see es schema --help), its first line names it to your editor.
 
     \b
     Examples:
@@ -68,8 +69,10 @@ def init(
         answer(text.removesuffix("\n"))
         return
     from es_cli.data.writers import write_bytes
+    from es_cli.spec.starters import MODELINE, SCHEMA
 
-    write_bytes(target, text.encode())
+    head = MODELINE if (target.parent / SCHEMA).is_file() else ""  # an editor complains of a schema that is not there
+    write_bytes(target, f"{head}{text}".encode())
     if not quiet:
         complain(f"wrote {target}; go on with: es train {quoted(target)}", "note: ")
 

@@ -10,9 +10,9 @@ from es_cli.cli.options import Verbose
 def schema(verbose: Verbose = False) -> None:
     """Print the JSON Schema of a spec, with which an editor completes and checks it.
 
-    Write it to a file, and name the file in the first line of a spec: `# yaml-language-server: $schema=es.schema.json`. Editors with the YAML language
-    server (VS Code, Neovim, Emacs, Helix and others) then offer components and their parameters, and underline what es would refuse. It holds what the text of a spec and
-    the catalogue say; what its parts say about one another, only es itself checks.
+    Write it to a file beside your specs, and name it in the first line of a spec: # yaml-language-server: $schema=es.schema.json. Editors with the YAML
+    language server (VS Code, Neovim, Emacs, Helix and others) then offer components with their parameters and defaults, and underline what es would refuse.
+    What the parts of a spec say about one another, only es itself checks. It is JSON Schema draft 7, with components of installed packages in it.
 
     \b
     Examples:
@@ -23,5 +23,5 @@ def schema(verbose: Verbose = False) -> None:
 
     from es_cli.catalog.json_schema import json_schema
 
-    say_what_is_left_out()
     answer(json.dumps(json_schema(), ensure_ascii=False, separators=(",", ":")))
+    say_what_is_left_out()
