@@ -108,51 +108,55 @@ def complete_test_rules() -> list[str]:
 def complete_overrides(ctx: typer.Context, incomplete: str) -> Offers:
     """`a.b=` for every key of a spec and for the parameters of the components that the spec on the line names; after the = its words."""
     key, equals, _ = incomplete.partition("=")
-    before = ctx.params.get("overrides") or []
     if equals:
-        return [(f"{key}={word}", "") for word in _words(key)]
-    if len(before) > 1 and before[-1] == "=":  # bash takes = for a word of its own
-        return [(word, "") for word in _words(before[-2])]
-    spec = ctx.params.get("spec")
-    return [(f"{path}=", _short(meaning)) for path, meaning in {**_keys(), **(dict(_parameters(Path(spec))) if spec else {})}.items()]
+        return [(f"{key}={word}", "") for word in _words(key, ctx)]
+    # bash takes = for a word of its own
+    before = [*(ctx.params.get("overrides") or ()), ""]
+    if before[-2:-1] == ["="]:
+        return [(word, "") for word in _words(before[-3], ctx)]
+    if not incomplete and before[0] and "=" not in before[-2]:
+        return [(word, "") for word in _words(before[-2], ctx)]
+    found = {path: meaning for path, meaning, _ in _keys(ctx) if path.startswith(incomplete)}
+    offers = [(f"{path}=", _short(meaning)) for path, meaning in found.items()]
+    # a shell ends a word that is alone with a blank, which no value could follow
+    return offers if len(found) > 1 else [*offers, *((f"{path}={word}", "") for path in found for word in _words(path, ctx))]
 
 
-def _keys() -> dict[str, str]:
-    from es_cli.spec.keys import keys_of
-
-    return {key.path: key.meaning for key in keys_of()}
-
-
-def _words(path: str) -> list[str]:
-    """What may stand at a key that knows few words, or names a component."""
+def _words(path: str, ctx: typer.Context) -> list[str]:
+    """What may stand at a key: the few words that it knows, the components of its kind, or else its default."""
     from es_cli.catalog.loading import SLOTS
     from es_cli.spec.keys import keys_of
 
     kind = dict(SLOTS).get(path.removesuffix(".name"))
     if kind is not None:
         return [name for name, _ in _components(kind)]
-    return next((list(key.words) for key in keys_of() if key.path == path), [])
+    words = next((list(key.words) for key in keys_of() if key.path == path), [])
+    default = next((default for at, _, default in _keys(ctx) if at == path), "")
+    return words or ([default] if re.fullmatch(r"[\w.+-]+", default) and default != "required" else [])
 
 
-def _parameters(spec: Path) -> Iterator[tuple[str, str]]:
-    """Paths of what the components in a spec take; nothing where it cannot be read, which is said when the command runs."""
+def _keys(ctx: typer.Context) -> Iterator[tuple[str, str, str]]:
+    """Path, meaning and default of all that can be changed: keys of the schema, and parameters of the components in the spec on the line."""
     from es_cli.errors import EsError
+    from es_cli.spec.keys import keys_of
     from es_cli.spec.yaml_reader import read_yaml
 
+    yield from ((key.path, key.meaning, key.default) for key in keys_of())
+    spec = ctx.params.get("spec")
     try:
-        tree = read_yaml(spec.read_text(encoding="utf-8"), str(spec)).value
+        tree = None if spec is None else read_yaml(Path(spec).read_text(encoding="utf-8"), str(spec)).value
     except (OSError, UnicodeDecodeError, EsError):
-        return
+        return  # what is wrong with it is said when the command runs
     yield from _parameters_in(tree, "")
 
 
-def _parameters_in(node: Any, path: str) -> Iterator[tuple[str, str]]:
+def _parameters_in(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
     from es_cli.catalog import find
-    from es_cli.catalog.listing import givable
+    from es_cli.catalog.listing import default, givable
 
     if isinstance(node, dict):
         entry = find(node["name"]) if path and isinstance(node.get("name"), str) else None
-        yield from ((f"{path}.{one.name}", one.meaning) for one in (givable(entry) if entry is not None else ()))
+        yield from ((f"{path}.{one.name}", one.meaning, default(one)) for one in (givable(entry) if entry is not None else ()))
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, inner in items:
         yield from _parameters_in(inner, f"{path}.{key}" if path else str(key))
