@@ -57,7 +57,7 @@ def evaluate(
       es evaluate --ckpt run/model.safetensors --test-rule paper
       es evaluate --ckpt m.safetensors --test-rule splits=complementary
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
-      es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --param mask=masks.npy
+      es evaluate --ckpt m.safetensors --param mask=mask.npy
     """
     if (measurements is None) != (images is None):
         raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")

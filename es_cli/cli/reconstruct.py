@@ -55,7 +55,7 @@ def reconstruct(
 
     \b
     Examples:
-      es reconstruct --ckpt m.safetensors y.npy -o x.png
+      es reconstruct --ckpt m.safetensors a.npy -o x.png
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
