@@ -23,23 +23,26 @@ from pathlib import Path
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 STEPS = {"inpainting64": 1200, "mri64": 600, "cs28": 1500, "ct65": 400}
 # what of the shipped spec is another method, as `es train` is told
-ALONE = ["mask_generator=null", "transforms={group: trivial}"]
+RANDOM = "training.splits=random"
+WHOLE = ["mask_generator=null", RANDOM]
+ALONE = [*WHOLE, "transforms={group: trivial}"]
 METHODS = {
     "supervised": ["losses=[SupLoss]", *ALONE],
-    "supervised, equivariant": ["losses=[{name: SupLoss, equivariant: true}]", "mask_generator=null"],
+    "supervised, equivariant": ["losses=[{name: SupLoss, equivariant: true}]", *WHOLE],
     "es": [],
-    "ei": ["losses=[MCLoss, EILoss]", "mask_generator=null", "test={group: trivial}"],
+    "ei": ["losses=[MCLoss, EILoss]", *WHOLE, "test={group: trivial}"],
     "splitting": ["transforms={group: trivial}"],
     "consistency": ["losses=[MCLoss]", *ALONE],
 }
-# the recipe with one part changed, each for itself; compared with "es" after as many steps
+# the recipe with a part changed; compared with the method that is named before the last comma, after as many steps
 VARIANTS = {
-    "es, one g for the batch": ["transforms.per=batch"],
-    "es, D4": ["transforms={group: D4}"],
-    "es, split ratio 0.8": ["mask_generator.random_split_ratio=false", "mask_generator.split_ratio=0.8"],
-    "es, complementary splits": ["training.splits=complementary"],
-    "es, no EMA": ["training.ema=null"],
-    "es, constant learning rate": ["training.scheduler=null"],
+    "es, random splits": [RANDOM],
+    "splitting, random splits": [*METHODS["splitting"], RANDOM],
+    "es, random splits, one g for the batch": [RANDOM, "transforms.per=batch"],
+    "es, random splits, D4": [RANDOM, "transforms={group: D4}"],
+    "es, random splits, split ratio 0.8": [RANDOM, "mask_generator.random_split_ratio=false", "mask_generator.split_ratio=0.8"],
+    "es, random splits, no EMA": [RANDOM, "training.ema=null"],
+    "es, random splits, constant learning rate": [RANDOM, "training.scheduler=null"],
 }
 # how y and A x are compared, as the shipped spec has it: rivals get the same
 METRIC = {"ct65": "{name: MCLoss, metric: SinogramMSE}"}
