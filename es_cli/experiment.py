@@ -147,12 +147,13 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train
     pictures = source.measurements is None
-    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
+    scan = pictures or spec.data.on_bad_sample == "stop"
+    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed, scan=scan), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
     train = open_measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
-        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation")
+        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation", scan=scan)
     else:
         train, validation = hold_out(train, spec.data.validation, stream_seed(spec.seed, "validation"))
     test = None if spec.data.test is None else open_measurements(spec.data.test, operator, spec.seed, "test")

@@ -171,6 +171,10 @@ class Data(Section):
     test: Pair | None = Field(default=None, description="{measurements: FILE, images: FILE}")
     scale: str | float = Field(default="none", description="none, per-sample, or the number that measurements are divided by")
 
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        default="stop", description="what a sample that cannot be read, or is not finite, does to training: stop, or skip: another takes its place"
+    )
+
     @field_validator("validation", mode="plain")
     @classmethod
     def _validation(cls, raw: Any, info: ValidationInfo) -> float | Pair:

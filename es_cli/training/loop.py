@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from es_cli.data.batches import Epochs, in_order, steps_per_epoch
 from es_cli.data.measurements import Measurements
-from es_cli.errors import Diverged, Fault, SpecError
+from es_cli.errors import DataError, Diverged, Fault, SpecError
 from es_cli.experiment import Experiment
 from es_cli.networks.freezing import freeze
 from es_cli.networks.running import Running
@@ -22,6 +22,7 @@ from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
+from es_cli.training.damaged import Samples
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, feeding
 from es_cli.training.readback import Readback
@@ -98,7 +99,8 @@ def fit(
     epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     made = Readback(device)
     good = good or state.snapshot()
-    with feeding(experiment.train, experiment.validation, epochs.positions, steps, device) as feed:
+    read = _Read(experiment, state)
+    with feeding(read.train, read.held_out, epochs.positions, steps, device) as feed:
         state.network.train()
         while not (reason := ended(spec, state.progress, steps)):
             if _validation_due(state.progress, steps, every):
@@ -107,7 +109,11 @@ def fit(
                     yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
                 except Diverged as error:
                     yield go_back(state, good, spec, error.fault.what)
+                except DataError:
+                    yield Resting(state.snapshot())
+                    raise
                 else:
+                    yield from read.news()
                     state.progress.tally = Tally()
                     held = state.snapshot()
                     good = held if held.good else good
@@ -117,7 +123,14 @@ def fit(
             started = time.perf_counter()
             step = state.progress.step + 1
             visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-            one = make_step(experiment, state, step, visit, feed.get(step), ask=made.at_once == 1)
+            try:
+                batch = feed.get(step)
+            except DataError:
+                yield from _told(state, made, wait=True)
+                yield Resting(state.snapshot())  # the file may come back
+                raise
+            yield from read.news()
+            one = make_step(experiment, state, step, visit, batch, ask=made.at_once == 1)
             made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
             state.step_schedule(step)
             state.progress.step = step
@@ -135,16 +148,35 @@ def fit(
     yield Stopped(progress.step, reason, progress.best_step, progress.best_loss)
 
 
+class _Read:
+    """The data of a training, and what is found to be damaged in them."""
+
+    def __init__(self, experiment: Experiment, state: TrainingState) -> None:
+        data, known = experiment.spec.data, state.progress.bad
+        skip = data is not None and data.on_bad_sample == "skip"
+        self.state = state
+        self.train = Samples(experiment.train, skip, known.get("train", ()))
+        self.held_out = Samples(experiment.validation, skip, known.get("validation", ()))
+
+    def news(self) -> Iterator[Note]:
+        """What was found since this was asked last; the state remembers it."""
+        for name, samples in (("train", self.train), ("validation", self.held_out)):
+            while samples.news:
+                yield Note(samples.news.popleft())
+            if samples.bad:
+                self.state.progress.bad[name] = sorted(samples.bad)
+
+
 def go_back(state: TrainingState, good: Snapshot, spec: Spec, why: str) -> Note:
     """Make `state` what it was at `good`, under a lower learning rate, and say so. Raises Diverged where that was done often enough."""
-    times, skipped, at = state.progress.backoffs + 1, state.progress.skipped, state.progress.step
+    times, skipped, at, bad = state.progress.backoffs + 1, state.progress.skipped, state.progress.step, state.progress.bad
     if times > spec.training.backoffs:
         tried = f", and a lower learning rate was tried {times - 1} times" if times > 1 else ""
         raise Diverged(f"training diverged at step {at}: {why}{tried}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
     state.restore(good)
     progress = state.progress
     multiply_rate(state.optimizer, state.scheduler, BACK_OFF ** (times - progress.backoffs))
-    progress.backoffs, progress.skipped, progress.skipped_in_row = times, skipped, 0
+    progress.backoffs, progress.skipped, progress.skipped_in_row, progress.bad = times, skipped, 0, bad
     rate = state.optimizer.param_groups[0]["lr"]
     return Note(f"step {at}: {why}; training goes back to step {progress.step} with {BACK_OFF} times the learning rate, now {rate:.3g} ({times} of {spec.training.backoffs} times)")
 

@@ -19,7 +19,7 @@ from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged, OutputError, said
+from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_dict, to_yaml
@@ -197,6 +197,12 @@ class _Run:
             try:
                 for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
                     self._consume(event)
+            except OutputError:
+                raise
+            except DataError as error:
+                self.saver.finish()
+                hint = f"{error.fault.hint}; the state is saved, and es train --resume goes on once it is mended, or with data.on_bad_sample=skip without it"
+                raise DataError(error.fault.what, where=error.fault.where, hint=hint) from error
             except Diverged as error:
                 self.saver.finish()
                 progress = self.state.progress
