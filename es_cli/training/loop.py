@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,7 @@ from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
 from es_cli.training.damaged import Samples
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
-from es_cli.training.feeding import Batch, Batches, feeding
+from es_cli.training.feeding import Batch, Batches, Feed, feeding
 from es_cli.training.readback import Readback
 from es_cli.training.schedule import build_optimizer, end_of_schedule, multiply_rate, parts_of
 from es_cli.training.state import Progress, Snapshot, Tally, TrainingState
@@ -105,47 +105,59 @@ def fit(
         while not (reason := ended(spec, state.progress, steps)):
             if _validation_due(state.progress, steps, every):
                 feed.settle()
-                try:
-                    yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
-                except Diverged as error:
-                    yield go_back(state, good, spec, error.fault.what)
-                except DataError:
-                    yield Resting(state.snapshot())
-                    raise
-                else:
-                    yield from read.news()
-                    state.progress.tally = Tally()
-                    held = state.snapshot()
-                    good = held if held.good else good
-                    yield Resting(held)
+                good = yield from _validated(experiment, shadow, state, feed.held_out, device, resting, good)
+                yield from read.news()
                 state.network.train()
                 continue
-            started = time.perf_counter()
-            step = state.progress.step + 1
-            visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-            try:
-                batch = feed.get(step)
-            except DataError:
-                yield from _told(state, made, wait=True)
-                yield Resting(state.snapshot())  # the file may come back
-                raise
+            yield from _stepped(experiment, state, epochs, feed, made)
             yield from read.news()
-            one = make_step(experiment, state, step, visit, batch, ask=made.at_once == 1)
-            made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
-            state.step_schedule(step)
-            state.progress.step = step
             yield from _told(state, made, wait=_validation_due(state.progress, steps, every))
             rests = resting()
             if rests:
                 yield from _told(state, made, wait=True)
             if state.progress.skipped_in_row >= TOO_MANY:
                 made.forget()
-                yield go_back(state, good, spec, f"neither loss nor gradient of {TOO_MANY} steps in a row up to step {step} is finite")
+                yield go_back(state, good, spec, f"neither loss nor gradient of {TOO_MANY} steps in a row is finite")
             elif rests:
                 yield Resting(state.snapshot())
     progress = state.progress
     progress.done = reason
     yield Stopped(progress.step, reason, progress.best_step, progress.best_loss)
+
+
+def _stepped(experiment: Experiment, state: TrainingState, epochs: Epochs, feed: Feed, made: Readback) -> Iterator[Event]:
+    """One step more. Where its batch cannot be read the state can be saved first: the file may come back."""
+    started = time.perf_counter()
+    step, seed = state.progress.step + 1, experiment.spec.seed
+    try:
+        batch = feed.get(step)
+    except DataError:
+        yield from _told(state, made, wait=True)
+        yield Resting(state.snapshot())
+        raise
+    visit = Visit(seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
+    one = make_step(experiment, state, step, visit, batch, ask=made.at_once == 1)
+    made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
+    state.step_schedule(step)
+    state.progress.step = step
+
+
+def _validated(
+    experiment: Experiment, objective: Objective, state: TrainingState, held_out: Batches, device: torch.device, resting: Callable[[], bool], good: Snapshot
+) -> Generator[Event, None, Snapshot]:
+    """A validation, after which the state can be saved; gives the state to go back to from now on."""
+    try:
+        yield from _validate(experiment, objective, state, held_out, device, resting)
+    except Diverged as error:
+        yield go_back(state, good, experiment.spec, error.fault.what)
+        return good
+    except DataError:
+        yield Resting(state.snapshot())
+        raise
+    state.progress.tally = Tally()
+    now = state.snapshot()
+    yield Resting(now)
+    return now if now.good else good
 
 
 class _Read:

@@ -201,7 +201,9 @@ class _Run:
                 raise
             except DataError as error:
                 self.saver.finish()
-                hint = f"{error.fault.hint}; the state is saved, and es train --resume goes on once it is mended, or with data.on_bad_sample=skip without it"
+                data = self.experiment.spec.data
+                without = "" if data is not None and data.on_bad_sample == "skip" else ", or with data.on_bad_sample=skip without it"
+                hint = f"{error.fault.hint}; the state is saved, and es train --resume goes on once it is mended{without}"
                 raise DataError(error.fault.what, where=error.fault.where, hint=hint) from error
             except Diverged as error:
                 self.saver.finish()
