@@ -316,6 +316,9 @@ class Training(Section):
         description="of the network alone: tf32 (float32, its products in TF32 on a GPU), float32, bfloat16 (slow on most CPUs), float16 (on a GPU)",
     )
     compile: Flag = Field(default=False, description="whether the network is compiled; where that cannot be, it runs as it is")
+    deterministic: Flag = Field(
+        default=False, description="whether the same run gives the same bytes on a GPU too, which is slower; on a CPU it does without"
+    )
     preview: Flag = Field(default=True, description="whether preview pictures are written")
 
     @model_validator(mode="before")

@@ -73,7 +73,7 @@ def train(
         stack.callback(folder.release)
         try:
             where = resolve_device(device)
-            stack.enter_context(machine(where))
+            stack.enter_context(machine(where, spec.training.deterministic))
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
@@ -100,7 +100,7 @@ def resume(
         stack.callback(lock.release)
         before, spec, changed = read_run(run_dir, changes)
         where = resolve_device(device)
-        stack.enter_context(machine(where))
+        stack.enter_context(machine(where, spec.training.deterministic))
         experiment = build_experiment(spec, where)
         states = StateFiles(run_dir)
         snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
