@@ -17,6 +17,7 @@ __all__ = ["FROM_DATA", "PRECISIONS", "ArrayFile", "Component", "Data", "LossTer
 
 Precision = Literal["tf32", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+LONGEST_NAME = 200  # characters of a run's name; a file system takes 255 bytes
 FROM_DATA = "from-data"  # the mask is read off the zeros of the measurements
 
 
@@ -355,6 +356,6 @@ class Spec(Section):
     @field_validator("name", mode="after")
     @classmethod
     def _a_folder_name(cls, name: str) -> str:
-        if re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.strip(". ") != name:
+        if re.search(r'[/\\:*?"<>|]', name) or not name.isprintable() or name.strip(". ") != name or name[0] == "-" or len(name) > LONGEST_NAME:
             raise ValueError(f"'{name}' cannot name a folder; use letters, digits, - and _")
         return name
