@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from deepinv.loss.metric import PSNR
@@ -25,10 +26,11 @@ from es_cli.streams import stream_seed
 from es_cli.training.damaged import Samples
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, Feed, feeding
+from es_cli.training.memory import with_room
 from es_cli.training.readback import Readback
 from es_cli.training.schedule import build_optimizer, end_of_schedule, multiply_rate, parts_of
 from es_cli.training.state import Progress, Snapshot, Tally, TrainingState
-from es_cli.training.stepping import make_step
+from es_cli.training.stepping import make_step, short_of_memory
 
 TOO_MANY = 5  # steps in a row that are not finite
 BACK_OFF = 0.5  # what the learning rate is multiplied by then
@@ -136,7 +138,7 @@ def _stepped(experiment: Experiment, state: TrainingState, epochs: Epochs, feed:
         yield Resting(state.snapshot())
         raise
     visit = Visit(seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-    one = make_step(experiment, state, step, visit, batch, ask=made.at_once == 1)
+    one = yield from with_room(experiment, state, len(batch[0]), lambda: make_step(experiment, state, step, visit, batch, ask=made.at_once == 1))
     made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
     state.step_schedule(step)
     state.progress.step = step
@@ -234,7 +236,7 @@ def _validate(
         if resting():
             yield Resting(state.snapshot())
         raw = batches.batch(positions, device)
-        loss, psnr = _held_out(experiment, objective, positions, raw)
+        loss, psnr = yield from with_room(experiment, state, len(positions), partial(_held_out, experiment, objective, positions, raw))
         losses.append(loss)
         psnrs += psnr
     loss = float(torch.cat(losses).double().mean())
@@ -250,14 +252,15 @@ def _validate(
 
 @torch.no_grad()
 def _held_out(experiment: Experiment, objective: Objective, positions: list[int], raw: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The held-out loss of each sample of a batch (B,), and their PSNR (B,) where there is ground truth, else nothing."""
+    """The held-out loss of each sample of a batch (B,), and their PSNR (B,) where there is ground truth, else nothing. Raises NoRoom."""
     spec, network = experiment.spec, objective.network
-    y, x, physics, scale = experiment.reconstruction.in_units(*raw)
     seeds = [stream_seed(spec.seed, "validation-split", key) for key in experiment.validation.keys(positions)]
     network.eval()
     torch.manual_seed(seeds[0])
-    loss = objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale)
-    return loss, [] if x is None else [_psnr(experiment, network, raw)]
+    with short_of_memory():
+        y, x, physics, scale = experiment.reconstruction.in_units(*raw)
+        loss = objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale)
+        return loss, [] if x is None else [_psnr(experiment, network, raw)]
 
 
 def _psnr(experiment: Experiment, network: nn.Module, batch: Batch) -> Tensor:

@@ -19,7 +19,7 @@ from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, said
+from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_dict, to_yaml
@@ -310,9 +310,12 @@ class _Run:
     def _preview(self, last: bool) -> None:
         try:
             path = self.previews.draw(self.state, self.metrics.rows, last)
-        except OutputError as error:
+        except (OutputError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, OutputError) and not out_of_memory(error):
+                raise
             if not self._complained:
-                self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+                why = f"{error.fault.where}: {error.fault.what}" if isinstance(error, OutputError) else said(error)
+                self.note(f"no preview: {why}")
             self._complained = True
             return
         if path is not None:
