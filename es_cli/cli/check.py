@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from es_cli.cli.console import answer, answer_json, answers_only, coloured, plain
-from es_cli.cli.options import AsJson, Device, Verbose
+from es_cli.cli.options import AsJson, Device, Overrides, Verbose
 from es_cli.errors import AnswerIsNo
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COLOURS = {"good": typer.colors.GREEN, "doubtful": typer.colors.YELLOW, "no": ty
 
 def check(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
+    overrides: Overrides = None,
     quick: Annotated[bool, typer.Option("--quick", help="Look at fewer samples and elements of the group.")] = False,
     device: Device = "auto",
     as_json: AsJson = False,
