@@ -29,6 +29,11 @@ LONGEST_NAME = 1000  # characters, those of the groups above included
 class Npz(ArrayReader):
     """An .npz file."""
 
+    def array_names(self) -> list[str]:
+        """The names of the arrays in the file. Raises DataError."""
+        with self._opened() as archive:
+            return list(_npy_members(archive))
+
     def header(self, key: str | None) -> Header:
         """Shape and type of one array. Raises DataError."""
         with self._opened() as archive, self._member(archive, key) as (_, header):
@@ -126,6 +131,10 @@ class Hdf5(ArrayReader):
         """What es wrote beside the array; None in files of others."""
         with self._dataset(key) as dataset:
             return Geometry.from_attributes(dict(dataset.attrs), "hdf5", dataset.dtype, dataset.ndim)
+
+    def array_names(self) -> list[str]:
+        """The names of the arrays in the file. Raises DataError."""
+        return list(self.names())
 
     def names(self) -> dict[str, tuple[int, ...]]:
         """The arrays in the file by key, with their shapes. Raises DataError."""

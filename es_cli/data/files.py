@@ -116,4 +116,4 @@ def _neighbour(path: Path) -> str:
     except OSError:
         return "check the path"
     close = get_close_matches(path.name, names, n=1)
-    return f"did you mean {close[0]}?" if close else "check the path; a relative one counts from the spec's folder"
+    return f"did you mean {close[0]}?" if close else "check the path; in a spec, a relative one counts from the spec's folder"

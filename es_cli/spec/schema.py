@@ -301,6 +301,12 @@ class Training(Section):
         default=None, description="validations without a better one before training stops"
     )
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
+    backoffs: Annotated[Whole, Field(ge=0)] = Field(
+        default=3, description="how often training that diverges goes back to its last validation with half the learning rate, before it gives up"
+    )
+    save_every: Annotated[Number, Field(gt=0)] | None = Field(
+        default=600.0, description="seconds between two saves of the state, beside those at validations; null: only at validations"
+    )
     freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
     precision: Precision = Field(
         default="tf32",

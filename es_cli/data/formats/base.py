@@ -40,6 +40,10 @@ class ArrayReader(ABC):
         """Whether `read_rows` is the way to a few samples; else `read` costs nothing, or all of the file. Raises DataError."""
         return False
 
+    def array_names(self) -> list[str]:
+        """The names of the arrays in the file; none where it holds one without a name. Raises DataError."""
+        return []
+
     @abstractmethod
     def header(self, key: str | None) -> Header:
         """Shape and type of the array that `read` gives, without reading it. Raises DataError."""

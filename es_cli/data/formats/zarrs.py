@@ -38,6 +38,11 @@ class Zarr(ArrayReader):
     def by_rows(self) -> bool:
         return True
 
+    def array_names(self) -> list[str]:
+        """The names of the arrays in a group, none of an array alone. Raises DataError."""
+        with self._opened() as arrays:
+            return [name for name in arrays if name]
+
     def header(self, key: str | None) -> Header:
         with self._array(key) as array:
             return Header(tuple(array.shape), np.dtype(array.dtype), "C", 0)
