@@ -263,11 +263,11 @@ def test_what_unpacks_is_known_beforehand() -> None:
 
 
 def test_pages_that_follow_each_other_in_a_circle(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), np.uint16))
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), np.uint16), metadata=None)
     held = bytearray((tmp_path / "a.tif").read_bytes())
     start = struct.unpack_from("<I", held, 4)[0]
     count = struct.unpack_from("<H", held, start)[0]
-    struct.pack_into("<I", held, start + 2 + 12 * count, start + 8)  # the middle of a tag: few tags, and another circle
+    struct.pack_into("<I", held, start + 2 + 12 * count, start + 8)  # the middle of a tag, from where tifffile counts pages without end
     (tmp_path / "a.tif").write_bytes(held)
     with suppress(DataError):
         assert open_array(tmp_path / "a.tif").shape[-2:] == (8, 8)
