@@ -1,8 +1,10 @@
-"""Hostile specs, checkpoints and arrays by the thousand: how does each command end? `python benchmarks/fuzz.py [--cases N] [--seconds S]`.
+"""Hostile specs, checkpoints, runs and arrays by the thousand: how does each command end? `python benchmarks/fuzz.py [--cases N] [--seconds S]`.
 
 Each case must end in a documented exit code other than 1, with ten lines or less on standard error, no traceback, less than 2 GiB and within
-10 seconds. Cases run in a process of their own, so that a crash is counted and the next case runs; what broke a promise is kept. Prints a table of
-exit codes by kind of file, writes benchmarks/results/fuzz.json, and ends with 6 where a promise was broken.
+10 seconds of a processor. Cases run in a fork of this process that may take no more than 2 GiB beside what it has, so that a crash is counted and the next case
+runs in another; what broke a promise is kept. A third are specs, a third checkpoints and runs to go on with, a third arrays, for which the two
+checkpoints of the seeds are loaded once. Prints a table of exit codes by kind of file, writes benchmarks/results/fuzz.json, and ends with 6
+where a promise was broken.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from hostile import KINDS, SECONDS, Outcome, command, confined, make_seeds, run
+from hostile import ARRAYS, KINDS, command, make_seeds
+from judging import SECONDS, Outcome, confined, prepare, run
 
 RESULT = Path(__file__).parent / "results" / "fuzz.json"
-WAIT = 3 * SECONDS  # then a case is taken for one that never ends
-WARM = 3  # cases whose time is not counted: they import libraries
+WAIT = 6 * SECONDS  # by the clock; then a case is taken for one that never ends
+WARM = 3 * len(ARRAYS)  # cases of a new process whose time is not counted: they import what is left
+TURN = 2000  # cases, after which a process is replaced: what libraries keep is not a case's
+FREQUENT = 100  # broken promises that are written down; all are counted
 
 
 @dataclass
@@ -67,12 +72,20 @@ def main() -> None:
         if maker.exitcode:
             sys.exit("the seeds could not be made")
         if args.only is not None:
-            print(one(args.seed, args.kind or KINDS[args.only % len(KINDS)], args.only, seeds, Path(tempfile.mkdtemp(prefix="case-"))))
+            folder = Path(tempfile.mkdtemp(prefix="case-"))
+            print(folder, one(args.seed, args.kind or kind_of(args.only), args.only, seeds, folder))
             return
+        prepare(seeds)
         started = time.monotonic()
         tally = many(args, seeds, Path(scratch), started)
     report(tally, args, time.monotonic() - started)
     sys.exit(6 if tally.broken else 0)
+
+
+def kind_of(number: int) -> str:
+    """Specs, then checkpoints or runs, then arrays, and so on."""
+    turn, part = divmod(number, 3)
+    return ("spec", ("checkpoint", "run")[turn % 2], ARRAYS[turn % len(ARRAYS)])[part]
 
 
 def one(seed: int, kind: str, number: int, seeds: Path, folder: Path) -> Outcome:
@@ -98,7 +111,10 @@ def many(args: argparse.Namespace, seeds: Path, scratch: Path, started: float) -
     for number in range(args.cases):
         if time.monotonic() - started > args.seconds:
             break
-        kind = args.kind or KINDS[number % len(KINDS)]
+        kind = args.kind or kind_of(number)
+        if worker is not None and number - fresh >= TURN:
+            worker.stop()
+            worker = None
         if worker is None:
             worker, fresh = Worker(args.seed, seeds, scratch), number
         end = worker.case(kind, number)
@@ -118,20 +134,17 @@ class Worker:
     """A process that runs one case at a time."""
 
     def __init__(self, seed: int, seeds: Path, scratch: Path) -> None:
-        context = get_context("spawn")
+        context = get_context("fork")  # of a process that has imported everything, and has one thread
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=work, args=(other, seed, seeds, scratch), daemon=True)
         self.process.start()
         other.close()
-        self.first = True
 
     def case(self, kind: str, number: int) -> Outcome | str:
         """How a case ended, or in words that it ended the process."""
         self.pipe.send((kind, number))
-        wait = WAIT + (60 if self.first else 0)  # of a new process: it imports torch and deepinv
-        self.first = False
         try:
-            if self.pipe.poll(wait):
+            if self.pipe.poll(WAIT):
                 made: Outcome = self.pipe.recv()
                 return made
         except (EOFError, ConnectionResetError):
@@ -140,7 +153,7 @@ class Worker:
             return f"crash: {signal.Signals(-code).name if code < 0 else code}"
         self.process.kill()
         self.process.join()
-        return f"hang: no end after {wait:.0f} s"
+        return f"hang: no end after {WAIT:.0f} s"
 
     def stop(self) -> None:
         self.pipe.send(None)
@@ -160,8 +173,9 @@ def report(tally: Tally, args: argparse.Namespace, seconds: float) -> None:
     for case in tally.broken[:20]:
         print(json.dumps(case))
     result = {
-        "command": "python benchmarks/fuzz.py " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"), "cpus": os.cpu_count(), "cases": total, "seed": args.seed,
-        "seconds": round(seconds), "slowest_s": round(tally.slowest, 2), "largest_MiB": tally.largest >> 20, "ends": table, "broken": tally.broken,
+        "command": "python benchmarks/fuzz.py " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"), "cpus": os.cpu_count(), "cases": total, "asked_for": args.cases,
+        "seed": args.seed, "seconds": round(seconds), "slowest_s": round(tally.slowest, 2), "largest_MiB": tally.largest >> 20, "ends": table,
+        "promises_broken": len(tally.broken), "broken": tally.broken[:FREQUENT],
     }  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,34 +1,30 @@
-"""Hostile specs, checkpoints and arrays: seeds that work, mutations of them, and what `es` makes of each, judged by what it promises.
+"""Hostile specs, checkpoints, runs and arrays: seeds that work, and mutations of them; `judging.py` says what `es` makes of each.
 
 A case follows from a source of randomness alone, `random.Random` or hypothesis's; `fuzz.py` and tests/fuzz run them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
-import resource
 import shutil
 import struct
-import sys
-import time
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import yaml
+from judging import run
 
-CODES = {0, 2, 3, 4, 5, 6}  # documented ends of a command that nobody stops; 1 is a fault of es
-LINES, SECONDS, BYTES = 10, 10.0, 2 << 30
-KINDS = ("spec", "checkpoint", "npy", "npz", "h5", "mat", "nii", "nii.gz", "cfl", "dcm", "png", "jpg", "tif", "zarr", "zarr.zip")
+ARRAYS = ("npy", "npz", "h5", "mat", "nii", "nii.gz", "cfl", "dcm", "png", "jpg", "tif", "zarr", "zarr.zip")
+KINDS = ("spec", "checkpoint", "run", *ARRAYS)
 SIZE = 16
+MODEL = "model.safetensors"
+CHANGES = (1, 1, 1, 2, 3)  # how many are made of a spec, drawn from these
 SCALARS: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3, 7, 64, 10**6, 10**9, 2**31, 2**63, -(2**63), 10**30, 0.0, -0.5, 0.3, 1e-300, 1e300, float("inf"), float("nan"), "", "x", "none",
     "from-data", "full", "random", "../../x", "/dev/zero", "/dev/null", "a\nb", "\x1b[31m", "é", "-x", "*", "~", "file.npy", "mask.npy", "train_y.npy", "x" * 3000, [], {},
@@ -37,19 +33,8 @@ SCALARS: list[Any] = [
 TOKENS = [b"", b"\0", b"\xff" * 8, b"\x7f" * 4, b"[" * 300, b"{" * 300, b"&a [*a]", b"!!python/object/apply:os.system", b"\xef\xbb\xbf", b"\t", b"\n", b"999999999999999999999", b"-1", b"NaN", b"..", b"\xed\xa0\x80"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended: `fault` says which promise it broke, empty: none."""
-
-    code: int
-    seconds: float
-    peak: int  # bytes, of the whole process
-    text: str
-    fault: str
-
-
 def make_seeds(folder: Path) -> None:
-    """Specs, a checkpoint and an array in each format, in an empty folder. What a mutation starts from works as it is."""
+    """Specs, runs with their checkpoints and an array in each format, in an empty folder. What a mutation starts from works as it is."""
     rng = np.random.default_rng(0)
     mask = (rng.random((SIZE, SIZE)) < 0.6).astype(np.float32)
     images = rng.random((6, 1, SIZE, SIZE), np.float32)
@@ -58,9 +43,10 @@ def make_seeds(folder: Path) -> None:
     np.save(folder / "kspace.npy", (rng.random((4, SIZE, SIZE)) + 1j).astype(np.complex64))
     for number, spec in enumerate(_specs()):
         (folder / f"spec-{number}.yaml").write_text(yaml.safe_dump(spec))
-    if _run(["train", str(folder / "spec-0.yaml"), "-o", str(folder / "run"), "-q"])[0] != 0:
-        raise RuntimeError("the seed does not train")
-    _arrays(folder, (images[:2] * mask)[:, 0])
+    for number in (0, 1):
+        if run(["train", str(folder / f"spec-{number}.yaml"), "-o", str(folder / f"run-{number}"), "-q"]).code != 0:
+            raise RuntimeError("the seed does not train")
+    _arrays(folder, (images[:2] * mask)[:, 0], np.load(folder / "kspace.npy")[:2])
 
 
 def _specs() -> Iterator[dict[str, Any]]:
@@ -80,7 +66,7 @@ def _specs() -> Iterator[dict[str, Any]]:
     yield {**first, "physics": noisy, "data": {"train": {"images": {"sample": "terrain", "crop": SIZE}}}, "losses": [{"name": "SureGaussianLoss", "sigma": 0.1, "weight": 1.0}]}
 
 
-def _arrays(folder: Path, y: np.ndarray) -> None:
+def _arrays(folder: Path, y: np.ndarray, kspace: np.ndarray) -> None:
     import h5py
     import scipy.io
     import zarr
@@ -89,8 +75,9 @@ def _arrays(folder: Path, y: np.ndarray) -> None:
     from es_cli.data.writers import write_array
 
     whole = y[:, None]
-    for suffix in (".npy", ".nii", ".nii.gz", ".cfl", ".tif"):
+    for suffix in (".npy", ".nii", ".nii.gz", ".tif"):
         write_array(folder / f"y{suffix}", y)
+    write_array(folder / "y.cfl", kspace)
     np.savez_compressed(folder / "y.npz", y=whole)
     scipy.io.savemat(folder / "y.mat", {"y": whole}, do_compression=True)
     with h5py.File(folder / "y.h5", "w") as file:
@@ -120,15 +107,44 @@ def _dicom(path: Path, values: np.ndarray) -> None:
 
 def command(random: Random, kind: str, seeds: Path, folder: Path) -> list[str]:
     """Write a mutated file of a kind into an empty folder, and give the command line that reads it."""
-    model, out = seeds / "run" / "model.safetensors", str(folder / "out.npy")
     if kind == "spec":
         for name in ("mask", "train_y", "test_y", "test_x", "kspace"):
             os.link(seeds / f"{name}.npy", folder / f"{name}.npy")
-        (folder / "spec.yaml").write_bytes(_spec(random, (seeds / f"spec-{random.randrange(3)}.yaml").read_text()))
+        (folder / "spec.yaml").write_bytes(_spec(random, seeds / f"spec-{random.randrange(3)}.yaml"))
         return ["train", str(folder / "spec.yaml"), "training.steps=1", "training.epochs=null", "training.preview=false", "-o", str(folder / "run"), "--device", "cpu"]
     if kind == "checkpoint":
-        (folder / "m.safetensors").write_bytes(_checkpoint(random, model.read_bytes()))
-        return random.choice([["info", str(folder / "m.safetensors")], ["reconstruct", "--ckpt", str(folder / "m.safetensors"), str(seeds / "test_y.npy"), "-o", out, "--device", "cpu"]])
+        number, file = random.randrange(2), folder / "m.safetensors"
+        file.write_bytes(_tensors(random, (seeds / f"run-{number}" / MODEL).read_bytes(), "es"))
+        measured = seeds / ("kspace.npy" if number else "test_y.npy")
+        return ["info", str(file)] if random.random() < 0.3 else _reconstruct(file, measured, folder)
+    if kind == "run":
+        return _stopped_run(random, seeds / f"run-{random.randrange(2)}", folder / "run")
+    return _reconstruct(seeds / f"run-{int(kind == 'cfl')}" / MODEL, _array(random, kind, seeds, folder), folder)
+
+
+def whole(kind: str, seeds: Path, folder: Path) -> list[str]:
+    """The command line that reads an array of a kind as it is."""
+    return _reconstruct(seeds / f"run-{int(kind == 'cfl')}" / MODEL, seeds / f"y.{kind}", folder)
+
+
+def _reconstruct(model: Path, source: Path, folder: Path) -> list[str]:
+    return ["reconstruct", "--ckpt", str(model), str(source), "-o", str(folder / "out.npy"), "--device", "cpu"]
+
+
+def _stopped_run(random: Random, seed: Path, folder: Path) -> list[str]:
+    """A run of which one file was changed, to go on by a step."""
+    shutil.copytree(seed, folder)
+    name = random.choice([*["state/state.safetensors"] * 6, "spec.yaml", "metrics.jsonl", MODEL])
+    if name.startswith("state"):
+        (folder / "state" / "previous.safetensors").unlink(missing_ok=True)  # or else that one would be used
+    raw = (folder / name).read_bytes()
+    changed = _tensors(random, raw, "es-state") if name.startswith("state") else _spec(random, folder / name) if name == "spec.yaml" else _bytes(random, raw)
+    (folder / name).write_bytes(changed)
+    return ["train", "--resume", str(folder), "training.steps=2", "--device", "cpu"]
+
+
+def _array(random: Random, kind: str, seeds: Path, folder: Path) -> Path:
+    """A changed array in a file or a folder."""
     source = folder / f"y.{kind}"
     if kind == "zarr":
         shutil.copytree(seeds / "y.zarr", source)
@@ -140,50 +156,64 @@ def command(random: Random, kind: str, seeds: Path, folder: Path) -> list[str]:
         shutil.copy(seeds / "y.hdr", folder / "y.hdr")
         target = random.choice([source, folder / "y.hdr"])
     target.write_bytes(_bytes(random, target.read_bytes()))
-    return ["reconstruct", "--ckpt", str(model), str(source), "-o", out, "--device", "cpu"]
+    return source
 
 
-def _spec(random: Random, text: str) -> bytes:
-    if random.random() < 0.25:
-        return _bytes(random, text.encode())
-    value = yaml.safe_load(text)
-    for _ in range(random.randint(1, 3)):
+def _spec(random: Random, path: Path) -> bytes:
+    if random.random() < 0.2:
+        return _bytes(random, path.read_bytes())
+    value = json.loads(_parsed(path.read_text()))
+    for _ in range(random.choice(CHANGES)):
         _change(random, value)
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()
+    return yaml.dump(value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True).encode()
 
 
-def _checkpoint(random: Random, raw: bytes) -> bytes:
+@lru_cache
+def _parsed(text: str) -> str:
+    return json.dumps(yaml.safe_load(text))
+
+
+def _tensors(random: Random, raw: bytes, name: str) -> bytes:
+    """A safetensors file with something changed: bytes, its header, or what its metadata of this name say, after which a checksum beside them is left out."""
     if random.random() < 0.3:
         return _bytes(random, raw)
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
-    described = json.loads(header["__metadata__"]["es"])
-    for _ in range(random.randint(1, 3)):
+    described = json.loads(header["__metadata__"][name])
+    header["__metadata__"].pop("sha256", None)
+    for _ in range(random.choice(CHANGES)):
         _change(random, header if random.random() < 0.2 else described)
     if isinstance(header.get("__metadata__"), dict):
-        header["__metadata__"]["es"] = json.dumps(described)
+        header["__metadata__"][name] = json.dumps(described)
     made = json.dumps(header).encode()
     return struct.pack("<Q", len(made)) + made + raw[8 + length :]
 
 
 def _change(random: Random, value: Any) -> None:
-    """Replace, leave out, add or copy something somewhere in nested mappings and lists."""
+    """Replace, leave out, add or copy something somewhere in nested mappings and lists; half of the time something of the same kind stands there then."""
     places = list(_places(value))
-    if not places:
-        return
+    numbers = [(holder, key) for holder, key in places if isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool)]
+    names = [(holder, key) for holder, key in places if key == "name" and isinstance(holder[key], str)]
+    kind = random.randrange(8)
+    if kind in {0, 1} and numbers:
+        holder, key = random.choice(numbers)
+        holder[key] = random.choice([holder[key] * factor for factor in (-1, 0, 2, 100, 10**6, 0.5)] + [holder[key] + 1, holder[key] - 1])
+    elif kind in {2, 3} and names:
+        holder, key = random.choice(names)
+        holder[key] = random.choice(_names(_kind_of(holder[key]) if kind == 2 else ""))
+    elif places:
+        _break(random, places, kind)
+
+
+def _break(random: Random, places: list[tuple[Any, Any]], kind: int) -> None:
     holder, key = random.choice(places)
-    kind = random.randrange(5)
-    if kind == 0 and isinstance(holder, dict):
+    if kind == 4 and isinstance(holder, dict):
         del holder[key]
-    elif kind == 1 and isinstance(holder, dict):
+    elif kind == 5 and isinstance(holder, dict):
         holder[random.choice(["name", "file", "key", "weight", "x", f"{key}s", "params", "train", "group"])] = random.choice(SCALARS)
-    elif kind == 2 and isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
-        holder[key] = holder[key] * random.choice([-1, 0, 2, 100, 10**6, 0.5])
-    elif kind == 3:
+    elif kind == 6:
         other, name = random.choice(places)
         holder[key] = json.loads(json.dumps(other[name]))
-    elif kind == 4 and key == "name":
-        holder[key] = random.choice(_names())
     else:
         holder[key] = json.loads(json.dumps(random.choice(SCALARS)))
 
@@ -195,11 +225,21 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(value[key])
 
 
-def _names() -> list[str]:
+@lru_cache
+def _entries() -> list[tuple[str, str]]:
     from es_cli import catalog
 
-    held = json.loads((Path(catalog.__file__).parent / "catalog.json").read_text())["entries"]
-    return sorted({str(entry["name"]) for entry in held})
+    return [(str(entry["name"]), str(entry["kind"])) for entry in json.loads((Path(catalog.__file__).parent / "catalog.json").read_text())["entries"]]
+
+
+def _kind_of(name: str) -> str:
+    return next((kind for held, kind in _entries() if held == name), "")
+
+
+@lru_cache
+def _names(kind: str) -> list[str]:
+    """What the catalogue holds of a kind, "": of any."""
+    return sorted({name for name, of in _entries() if kind in ("", of)})
 
 
 def _bytes(random: Random, raw: bytes) -> bytes:
@@ -227,80 +267,3 @@ def _bytes(random: Random, raw: bytes) -> bytes:
         else:
             held += random.choice(TOKENS)
     return bytes(held)
-
-
-def run(arguments: list[str]) -> Outcome:
-    """One command in this process, judged. Memory is what Linux says the process took at most."""
-    _forget_peak()
-    start = time.perf_counter()
-    code, text = _run(arguments)
-    seconds, peak = time.perf_counter() - start, _peak()
-    lines = text.splitlines()
-    faults = {
-        f"exit code {code}": code not in CODES, "traceback": "Traceback" in text, f"{len(lines)} lines": len(lines) > LINES, "too slow": seconds > SECONDS,
-        "too much memory": peak > BYTES,
-    }  # fmt: skip
-    return Outcome(code, seconds, peak, text, ", ".join(name for name, found in faults.items() if found))
-
-
-def _run(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and standard error, with what libraries in C write there."""
-    from es_cli.cli.app import app
-
-    with _captured() as said, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            app(arguments, prog_name="es")
-            code = 0
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        except BaseException as error:
-            code = 1
-            sys.stderr.write(f"Traceback: {type(error).__name__}: {error}\n")
-    return code, said()
-
-
-@contextlib.contextmanager
-def _captured() -> Iterator[Callable[[], str]]:
-    import tempfile
-
-    with tempfile.TemporaryFile() as errors, open(os.devnull, "w") as nowhere:
-        kept, streams = os.dup(2), (sys.stdout, sys.stderr)
-        os.dup2(errors.fileno(), 2)
-        sys.stdout, sys.stderr = nowhere, io.TextIOWrapper(os.fdopen(os.dup(2), "wb"), errors="backslashreplace", write_through=True)
-
-        def said() -> str:
-            errors.seek(0)
-            return errors.read().decode(errors="replace")
-
-        held: list[str] = []
-        try:
-            yield lambda: held[0] if held else ""
-        finally:
-            sys.stderr.flush()
-            held.append(said())
-            sys.stderr.close()
-            sys.stdout, sys.stderr = streams
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-@contextlib.contextmanager
-def confined(extra: int = BYTES) -> Iterator[None]:
-    """A machine of little memory: this process gets no more than `extra` bytes beside what it has."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (held + extra, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) << 10
