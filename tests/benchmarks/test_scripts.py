@@ -7,7 +7,11 @@ import sys
 
 import pytest
 
+<<<<<<< HEAD
 SCRIPTS = ["chaos", "figure", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
+=======
+SCRIPTS = ["figure", "fuzz", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
+>>>>>>> w-hostile
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
