@@ -33,17 +33,21 @@ if TYPE_CHECKING:
 def reconstruct(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Files of measurements, folders, globs in quotes, @LIST with one path a line; - for .npy on standard input.", show_default=False),
+        typer.Argument(metavar="INPUT...", help="Files of measurements, folders, globs in quotes, @LIST with one path a line; - for standard input.", show_default=False),
     ],
     ckpt: Checkpoint,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="OUT", help="A file (.npy .npz .h5 .zarr .nii .cfl .png .tif), a folder, or - for .npy on standard output; ./STEM.recon.npy if left out."),
+        typer.Option("-o", "--out", metavar="OUT", help="A file (.npy .npz .h5 .zarr .nii .cfl .png .tif), a folder, or - for standard output; ./STEM.recon.npy if left out."),
     ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists: go on where a run was stopped.")] = False,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Only part I of N of the sorted inputs, counted from 1, as for the tasks of a SLURM array.", show_default=False)
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="On pipes npy, or bare values in the operator's shape: raw (C order) or cfl (as BART has them). In a folder, the kind of files: npy, nii.gz, png, …", show_default=False),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     param: Param = None,
@@ -68,6 +72,7 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
+      cat *.cfl | es reconstruct --ckpt m.safetensors - -o - --format cfl
     """
     files, rule = named_files(param), read_test_rule(test_rule)
 
@@ -76,13 +81,14 @@ def reconstruct(
 
     part = None if shard is None else Shard.read(shard)
     folder = outputs.check_out(inputs, out)
-    jobs = outputs.plan(find_inputs(inputs, folder), out, folder)
+    frames, kind = outputs.kinds(form, inputs, out)
+    jobs = outputs.plan(find_inputs(inputs, folder), out, folder, kind)
     jobs = jobs if part is None else outputs.part_of(jobs, part)
     left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
     with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
-        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, overwrite)
+        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite)
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
         outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)

@@ -14,7 +14,7 @@ import numpy as np
 from es_cli.data import writers
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Written
-from es_cli.serving.frames import Stream, read_frames, write_frame
+from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
 from es_cli.serving.inputs import Shard
 from es_cli.serving.manifest import Manifest
 from es_cli.serving.measured import Measured, read_input, sha256_of
@@ -23,6 +23,7 @@ from es_cli.serving.overlap import overlapped
 
 if TYPE_CHECKING:
     from es_cli.reconstruct import Reconstructor
+    from es_cli.serving.frames import Stream
     from es_cli.spec.schema import ArrayFile, Test
 
 FAULTS = (DataError, DeviceError)  # of one input; others would meet all of them
@@ -32,8 +33,8 @@ FAULTS = (DataError, DeviceError)  # of one input; others would meet all of them
 class Request:
     """How images are made: `key`, `params`, `device`, `precision` and `test` as `Reconstructor` takes them, parameters as files or from-data.
 
-    `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, and `overwrite` whether the outputs of
-    a stream may replace files.
+    `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
+    (npy, raw, cfl), and `overwrite` whether the outputs of a stream may replace files.
     """
 
     ckpt: Path
@@ -44,6 +45,7 @@ class Request:
     test: Test | None = None
     folder: Path | None = None
     shard: Shard | None = None
+    frames: str = "npy"
     overwrite: bool = False
 
 
@@ -85,6 +87,7 @@ class _Run:
     model: Reconstructor
     params: dict[str, Any]
     checkpoint: str
+    frames: FrameFormat = NpyFrames()
 
     def __init__(self, request: Request, manifest: Manifest | None, stdin: Stream, stdout: Stream, tell: Listener) -> None:
         self.request, self.manifest, self.stdin, self.stdout, self.tell = request, manifest, stdin, stdout, tell
@@ -96,6 +99,8 @@ class _Run:
 
         request = self.request
         self.model = Reconstructor.load(request.ckpt, request.device, request.precision, request.test)
+        if request.frames != "npy":
+            self.frames = BareFrames(request.frames, self.model.made.operator.measurement)
         self.checkpoint = sha256_of(request.ckpt) if self.manifest is not None else ""
         self.params = _read_parameters(request.params)
         self.tell(Loaded(self.model.network_calls, tuple(name for name in self.model.per_sample if name not in self.params)))
@@ -128,8 +133,7 @@ class _Run:
             yield job, fault
 
     def _stream(self, job: Job) -> None:
-        only_one = job.target is not None and job.within is None and self.request.folder is None and not job.target.name.startswith("stdin.")
-        for number, (where, array) in enumerate(read_frames(self.stdin, only_one), 1):
+        for number, (where, array) in enumerate(read_frames(self.stdin, self.frames, job.only_one), 1):
             one = job.numbered(number)
             if number > 1 and one.within is not None and one.target is not None and exists(one.target) and not self.request.overwrite:
                 raise taken(one)
@@ -147,7 +151,7 @@ class _Run:
         """Write one image, with the geometry of its measurements where both have a place for it."""
         measured, image = made
         if job.target is None:
-            write_frame(self.stdout, image)
+            self.frames.write(self.stdout, image)
             return
         geometry = measured.geometry(image) if writers.suffix_of(job.target) in writers.GEOMETRIC else None
         writers.write_array(job.target, image, geometry, job.within)

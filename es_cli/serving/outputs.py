@@ -16,16 +16,19 @@ from es_cli.serving.inputs import STREAM, Input, Shard, is_many
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as file systems have it
 ADDED = 5  # bytes of the longest suffix that is added to the name of an output, for what is said about it
 ENDING = ".recon"
+FRAMES = ("npy", "raw", "cfl")
 EXISTS = "give another -o, --overwrite to replace it, or --skip-existing to go on with the others"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the file that it becomes, None: standard output. `within` is the folder of all outputs, None: the file has a name of its own."""
+    """One input and the file that it becomes, None: standard output. `within` is the folder of all outputs, None: there is none; `only_one` where
+    the user named the file, so that it can take one image and no more."""
 
     input: Input
     target: Path | None
     within: Path | None = None
+    only_one: bool = False
 
     @property
     def output(self) -> str:
@@ -64,12 +67,34 @@ def check_out(arguments: Sequence[str], out: str | None) -> Path | None:
     return folder
 
 
+def kinds(form: str | None, arguments: Sequence[str], out: str | None) -> tuple[str, str]:
+    """What --format means: the format of frames on pipes (npy, raw, cfl), and the suffix of files whose names are made here. None: npy for both.
+
+    Raises UsageError for a kind that es does not write, or that nothing is to be written in.
+    """
+    if form is None:
+        return FRAMES[0], ".npy"
+    name = form.lower().removeprefix(".")
+    piped, suffix = name in FRAMES, f".{name}"
+    if not piped and suffix not in SUFFIXES:
+        hint = f"on pipes {', '.join(FRAMES)}; for files also {', '.join(one[1:] for one in SUFFIXES if one[1:] not in FRAMES)}"
+        raise UsageError(f"--format {form} is no format that es writes", hint=hint)
+    if out == STREAM and not piped:
+        raise UsageError(f"--format {form} cannot go through a pipe", hint=f"give one of {', '.join(FRAMES)}, or -o FILE.{name}")
+    files = out != STREAM and (out is None or is_folder(out, arguments))
+    if not files and STREAM not in (out, *arguments):
+        raise UsageError(f"-o {out} says itself what it is, beside --format {form}", hint="leave --format out")
+    if name == "raw" and STREAM not in (out, *arguments):
+        raise UsageError("--format raw is for pipes: a file of bare values does not say its shape", hint="use npy")
+    return (name if piped else FRAMES[0]), (suffix if suffix in SUFFIXES else ".npy")
+
+
 def plan(inputs: Sequence[Input], out: str | None, folder: Path | None, kind: str = ".npy") -> list[Job]:
     """The job of each input; `kind` is the suffix of files in a folder. Raises UsageError where two are one file, or an output is an input."""
     if out == STREAM:
         return [Job(one, None) for one in inputs]
     if out is not None and folder is None:
-        jobs = [Job(one, Path(out)) for one in inputs]
+        jobs = [Job(one, Path(out), only_one=True) for one in inputs]
     else:
         jobs = [Job(one, (folder or Path()) / _renamed(one.name, kind), folder) for one in inputs]
     counts = Counter(job.target for job in jobs)

@@ -204,3 +204,8 @@ def test_the_hash_of_a_folder_is_that_of_its_files(tmp_path):
         (tmp_path / name).write_text(name)
     lines = "".join(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in "ab")
     assert sha256_of(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_a_format_names_the_kind_of_files_in_a_folder(es):
+    assert es("y.npy", "b.npy", "-o", "images", "--format", "npz").stdout.split() == ["images/y.recon.npz", "images/b.recon.npz"]
+    assert es("y.npy", "--format", "png").stdout == "y.recon.png\n"
