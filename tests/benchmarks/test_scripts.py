@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-SCRIPTS = ["chaos", "figure", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
-=======
-SCRIPTS = ["figure", "fuzz", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
->>>>>>> w-hostile
+SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if "
+def main(" in path.read_text())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
