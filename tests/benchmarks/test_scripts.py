@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if "
-def main(" in path.read_text())
+SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
