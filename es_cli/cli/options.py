@@ -111,11 +111,16 @@ def read_test_rule(rule: str | None) -> Test | None:
     return None if rule is None else read_rule(rule)
 
 
+def parameter_sources(files: dict[str, str]) -> dict[str, ArrayFile | str]:
+    """Where the arrays lie: from-data stays as it is, and FILE[KEY] is one of several arrays of a file."""
+    return {name: _source(file) for name, file in files.items()}
+
+
 def read_parameters(files: dict[str, str]) -> dict[str, Any]:
-    """The arrays in the files; from-data stays as it is, and FILE[KEY] is one of several arrays of a file. Raises DataError."""
+    """The arrays in the files. Raises DataError."""
     from es_cli.building.parameters import read_parameter
 
-    return {name: read_parameter(_source(file)) for name, file in files.items()}
+    return {name: read_parameter(source) for name, source in parameter_sources(files).items()}
 
 
 def _source(file: str) -> ArrayFile | str:
