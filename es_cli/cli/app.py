@@ -126,6 +126,8 @@ def common(
 ) -> None:
     """Train image-reconstruction networks from measurements alone, with no ground truth, and reconstruct with them.
 
+    es --install-completion lets the shell that it is typed into (bash, zsh or fish) complete commands, components, templates, files and keys of a spec.
+
     \b
     Examples:
       es train examples/configs/quickstart.yaml -o run
