@@ -54,13 +54,6 @@ def in_order(data: Measurements, size: int) -> Iterator[list[int]]:
     return (batch.tolist() for batch in _cut(data, np.arange(len(data)), size))
 
 
-def spread_out(data: Measurements, size: int, count: int) -> list[list[int]]:
-    """`count` batches of at most `size` samples of one shape, evenly spread over all; fewer where there are fewer."""
-    batches = list(in_order(data, size))
-    count = min(count, len(batches))
-    return [batches[i * len(batches) // count] for i in range(count)]
-
-
 def ends_of_each(data: Measurements) -> list[list[int]]:
     """The first and the last sample of each shape, together."""
     return [sorted({int(of_shape[0]), int(of_shape[-1])}) for of_shape in _by_shape(data, np.arange(len(data)))]

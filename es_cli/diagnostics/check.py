@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from es_cli.diagnostics.finding import Finding
+from es_cli.diagnostics.noise import noise_finding
 from es_cli.diagnostics.operator import operator_finding
+from es_cli.diagnostics.splits import splits_finding
 from es_cli.diagnostics.transforms import transforms_finding
 from es_cli.experiment import build_experiment
 from es_cli.spec.schema import Spec
 from es_cli.training.runtime import machine, resolve_device
 
 Section = Callable[..., Finding]
-SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding)
+SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding, splits_finding, noise_finding)
 
 
 def check(spec: Spec, *, quick: bool = False, device: str = "auto") -> Iterator[Finding]:

@@ -1,8 +1,8 @@
-"""Noise: what the data show against what the spec says, and whether a loss would fit it."""
+"""The fifth section of `es check`: the noise that the data show against what the spec says, and whether a loss would fit it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,23 +24,22 @@ from deepinv.physics import (
 from torch import Tensor
 
 from es_cli.catalog import LEVELS
-from es_cli.data.batches import spread_out
+from es_cli.diagnostics.context import last_operator
 from es_cli.diagnostics.finding import Finding, Verdict
 from es_cli.diagnostics.noise_level import Domain, NoiseLevel, noise_level
-from es_cli.diagnostics.splits import last_operator
+from es_cli.diagnostics.operator import looked_at
 from es_cli.experiment import Experiment
-from es_cli.splitting.consistency import Measured
+from es_cli.splitting.consistency import Measured, Recorrupted, Stein
 from es_cli.splitting.library_loss import LibraryLoss
 from es_cli.splitting.masks import sampling_mask
 from es_cli.splitting.noise import level, noise_of_one, with_buffers
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 
-SECTION = "Noise"
+SECTION = "noise"
 NEGLIGIBLE = 1e-3  # of the energy of the measurements (30 dB): fitting so little noise costs less than anything else here
 CLEAR = 2e-3  # likewise, of noise that the spec does not know: texture at the limit of the resolution looks the same
 TOLERANCE = 0.15  # by which an assumed level may lie outside of what the data show
 AWARE = {GaussianNoise: "R2RLoss", PoissonNoise: "R2RLoss", GammaNoise: "R2RLoss", PoissonGaussianNoise: "SurePGLoss"}
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def compare(y: Tensor, physics: Any, noise: Any) -> Comparison:
 def fitting_noise(objective: Objective) -> list[str]:
     """The names of the losses that compare with the very measurement that the network was given, as is right without noise."""
     found = []
-    for name, weight, term in zip(objective.names, objective.weights, objective.terms, strict=True):
-        judged = term.term if isinstance(term, Equivariant) else term
+    for name, weight, judged in _terms(objective):
         split = isinstance(judged, EquivariantSplitting) and isinstance(judged.consistency, Measured) and judged.weights[0] > 0
         plain = isinstance(judged, LibraryLoss) and isinstance(judged.loss, MCLoss)
         if weight > 0 and (split or plain):
@@ -112,42 +110,61 @@ def fitting_noise(objective: Objective) -> list[str]:
     return found
 
 
+def relying_on_level(objective: Objective) -> list[str]:
+    """The names of the losses that are right for the level of noise that the spec states, and for no other: R2R and SURE, but not UNSURE."""
+    found = []
+    for name, weight, judged in _terms(objective):
+        split = isinstance(judged, EquivariantSplitting) and isinstance(judged.consistency, (Recorrupted, Stein)) and judged.weights[0] > 0
+        library = isinstance(judged, LibraryLoss) and bool(judged.follows) and not judged.learns
+        if weight > 0 and (split or library):
+            found.append(name)
+    return found
+
+
+def _terms(objective: Objective) -> Iterator[tuple[str, float, Any]]:
+    for name, weight, term in zip(objective.names, objective.weights, objective.terms, strict=True):
+        yield name, weight, term.term if isinstance(term, Equivariant) else term
+
+
 def noise_finding(experiment: Experiment, *, quick: bool) -> Finding:
-    """The noise in the data of an experiment against its noise model and its losses; `quick` looks at fewer samples."""
+    """The noise in the data of an experiment against its noise model and its losses; `quick` looks at fewer samples. Never no. Sees no ground truth."""
     made, data, device = experiment.reconstruction, experiment.train, torch.device(experiment.operator.device)
     largest: tuple[Comparison, Any] | None = None
-    for shape in _by_shape([data.batch(positions, device) for positions in spread_out(data, BATCH, 3 if quick else 12)]):
-        y = torch.cat([one[0] for one in shape])
-        params = {name: torch.cat([one[2][name].expand(len(one[0]), *one[2][name].shape[1:]) for one in shape]) for name in shape[0][2]}
-        physics = made.physics_of(y, params)
-        noise = _of_samples(_known_to_losses(experiment.objective, physics.noise_model))
-        compared = compare(y, physics, noise)
-        # of several sizes, the one that has most to tell
-        if largest is None or _count(compared) > _count(largest[0]):
-            largest = compared, noise
+    with torch.no_grad():
+        for positions in looked_at(data, 16 if quick else 64, 2 if quick else 4):
+            y, _, params = data.batch(positions, device)
+            physics = made.physics_of(y, params)
+            noise = _of_samples(_known_to_losses(experiment.objective, physics.noise_model))
+            compared = compare(y, physics, noise)
+            # of several sizes, the one that has most to tell
+            if largest is None or _count(compared) > _count(largest[0]):
+                largest = compared, noise
     assert largest is not None  # a data set has a sample
     compared, noise = largest
-    fitting = fitting_noise(experiment.objective)
-    verdict, reason, advice = judge(compared, noise, fitting)
+    fitting, relying = fitting_noise(experiment.objective), relying_on_level(experiment.objective)
+    verdict, reason, advice = judge(compared, noise, fitting, relying)
     return Finding(SECTION, verdict, reason, advice, _numbers(compared, noise, fitting))
 
 
-def judge(compared: Comparison, noise: Any, fitting: Sequence[str]) -> tuple[Verdict, str, str]:
-    """Verdict, reason and advice for a noise model and the losses that would fit noise."""
+def judge(compared: Comparison, noise: Any, fitting: Sequence[str], relying: Sequence[str]) -> tuple[Verdict, str, str]:
+    """Verdict, reason and advice for a noise model and the losses that would fit noise, or rely on its level; for others noise does no harm."""
     found, share = compared.found, compared.assumed_share
     told, name = share > 0, type(noise).__name__
     unknown = assumed_variance(noise, torch.zeros(1)) is None
     if unknown and fitting:
         return "doubtful", f"MCLoss fits the noise, and how strong {name} is cannot be told: {fitting[0]}", f"use {_aware(noise)} if it is close to Gaussian"
     seen = "these measurements cannot show it" if found is None else f"the data show {_in_words(noise, found, told)}"
-    if found is not None and not unknown and _matters(compared):
+    said = f"the spec says {_said(noise)}, and {seen}"
+    if found is not None and not unknown and _matters(compared) and (fitting or relying):
         advice = f"set physics.noise_model to {_part(noise, found, told)}"
-        return "doubtful", f"the spec says {_said(noise)}, and {seen}", advice + (f", and use {_aware(noise)} in place of MCLoss" if fitting else "")
+        return "doubtful", said, advice + (f", and use {_aware(noise)} in place of MCLoss" if fitting else "")
     if fitting and share > NEGLIGIBLE:
         what = f"MCLoss fits the noise, {share:.1%} of the energy of the measurements ({_said(noise)}): {fitting[0]}"
         return "doubtful", what, f"use {_aware(noise)} in place of MCLoss"
+    if not fitting and not relying:
+        return "good", f"{said}; no loss fits it or relies on its level", ""
     little = f": {share:.2%} of the energy of the measurements, which MCLoss fits at little cost" if fitting and told else ""
-    return "good", f"the spec says {_said(noise)}, and {seen}{little}", ""
+    return "good", said + little, ""
 
 
 def _matters(compared: Comparison) -> bool:
@@ -216,18 +233,13 @@ def _aware(noise: Any) -> str:
 
 def _numbers(compared: Comparison, noise: Any, fitting: Sequence[str]) -> dict[str, Any]:
     found, told = compared.found, compared.assumed_share > 0
-    numbers: dict[str, Any] = {"noise model": type(noise).__name__, "assumed": {name: _rounded(value) for name, value in _levels(noise).items()}}
+    numbers: dict[str, Any] = {"noise_model": type(noise).__name__, "assumed": {name: _rounded(value) for name, value in _levels(noise).items()}}
     if found is not None:
         levels = (("measured", found.level), ("lowest", found.lowest), ("highest", found.highest))
         numbers |= {name: _in_terms(noise, value, told) for name, value in levels}
-        numbers |= {"estimated from": found.method, "numbers used": found.count}
-    numbers["noise share of the energy"] = _rounded(compared.assumed_share)
-    return {**numbers, "losses that fit noise": list(fitting)}
-
-
-def _by_shape(batches: Sequence[Any]) -> list[list[Any]]:
-    shapes = dict.fromkeys(tuple(y.shape[1:]) for y, _, _ in batches)
-    return [[one for one in batches if tuple(one[0].shape[1:]) == shape] for shape in shapes]
+        numbers |= {"estimated_from": found.method, "numbers_used": found.count}
+    numbers["share_of_energy"] = _rounded(compared.assumed_share)
+    return {**numbers, "losses_that_fit_noise": list(fitting)}
 
 
 def _count(compared: Comparison) -> int:
