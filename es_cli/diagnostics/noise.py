@@ -28,7 +28,7 @@ from es_cli.diagnostics.context import last_operator
 from es_cli.diagnostics.finding import Finding, Verdict
 from es_cli.diagnostics.noise_level import Domain, NoiseLevel, noise_level
 from es_cli.diagnostics.operator import looked_at
-from es_cli.experiment import Experiment
+from es_cli.experiment import SCALES, Experiment
 from es_cli.splitting.consistency import Measured, Recorrupted, Stein
 from es_cli.splitting.library_loss import LibraryLoss
 from es_cli.splitting.masks import sampling_mask
@@ -150,7 +150,7 @@ def judge(compared: Comparison, noise: Any, fitting: Sequence[str], relying: Seq
     """Verdict, reason and advice for a noise model and the losses that would fit noise, or rely on its level; for others noise does no harm."""
     found, share = compared.found, compared.assumed_share
     told, name = share > 0, type(noise).__name__
-    unknown = assumed_variance(noise, torch.zeros(1)) is None
+    unknown = not isinstance(noise, SCALES)
     if unknown and fitting:
         return "doubtful", f"MCLoss fits the noise, and how strong {name} is cannot be told: {fitting[0]}", f"use {_aware(noise)} if it is close to Gaussian"
     seen = "these measurements cannot show it" if found is None else f"the data show {_in_words(noise, found, told)}"
@@ -233,7 +233,9 @@ def _aware(noise: Any) -> str:
 
 def _numbers(compared: Comparison, noise: Any, fitting: Sequence[str]) -> dict[str, Any]:
     found, told = compared.found, compared.assumed_share > 0
-    numbers: dict[str, Any] = {"noise_model": type(noise).__name__, "assumed": {name: _rounded(value) for name, value in _levels(noise).items()}}
+    numbers: dict[str, Any] = {"noise_model": type(noise).__name__}
+    if told:
+        numbers["assumed"] = {name: _rounded(value) for name, value in _levels(noise).items()}
     if found is not None:
         levels = (("measured", found.level), ("lowest", found.lowest), ("highest", found.highest))
         numbers |= {name: _in_terms(noise, value, told) for name, value in levels}

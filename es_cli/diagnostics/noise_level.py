@@ -3,7 +3,7 @@
 Complete images have deepinv's estimator (Chen et al., 2015). It wants whole patches and noise of one strength, which a mask, k-space and
 Poisson noise do not give: there, differences of neighbouring entries that were both measured, and the outermost points of k-space, tell. All
 see signal too, and are upper bounds; how much of it there can be is told by the same at half the resolution, since noise is white, and the
-spectrum of images falls with the frequency as 1/ω² or faster.
+amplitudes of images fall with the frequency as 1/ω or faster.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ ERROR_OF_MEDIAN = 1.17  # standard error of that estimate of σ, times √n / σ
 LEAST = 100  # differences, fewer of which say nothing
 QUIET = 0.25  # share of the pieces of the data that have least signal, which are looked at
 PIECE = 64  # pixels along each side of a piece of an image
+STRONGER = 2.0  # times the variance of signal in differences over twice the distance, at least: 1.9 to 2.1 for amplitudes of 1/ω, more for steeper ones
 OUTER, INNER = (0.9, 1.0), (0.5, 0.7)  # of the measured points of k-space by their radius: where noise is looked for, and where signal
 
 
@@ -67,7 +68,7 @@ def noise_level(y: Tensor, mask: Tensor | None, domain: Domain, variance: Varian
     for i, one in enumerate(y):
         measured = whole[i if len(whole) > 1 else 0] > 0
         own = None if variance is None else (lambda u, i=i: variance(i, u))
-        pieces += [_of_k_space(one, measured, own, spatial)] if domain == "k-space" else _of_image(one, measured, own, FILTERS[domain])
+        pieces += [_of_k_space(one, measured, own, spatial)] if domain == "k-space" else _of_image(one, measured, own, FILTERS[domain], len(y))
     made = _pooled([piece for piece in pieces if len(piece.fine) and len(piece.coarse)], domain)
     if domain != "image" or mask is not None and not bool((mask > 0).all()):
         return made
@@ -96,15 +97,16 @@ def _pooled(pieces: Sequence[_Piece], domain: Domain) -> NoiseLevel | None:
     return NoiseLevel(level, lowest * max(0.0, 1 - error), level * (1 + error), len(fine), what)
 
 
-def _of_image(one: Tensor, measured: Tensor, variance: Callable[[Tensor], Tensor] | None, filters: Sequence[Filter]) -> list[_Piece]:
-    """The pieces of one sample (C, …, H, W): differences between neighbours, or of the next but one where a colour has no nearer ones."""
+def _of_image(one: Tensor, measured: Tensor, variance: Callable[[Tensor], Tensor] | None, filters: Sequence[Filter], count: int) -> list[_Piece]:
+    """The pieces of one of `count` samples (C, …, H, W), by the first filter that finds enough: between neighbours, or the next but one where a
+    colour has no nearer ones."""
     planes, known = one.reshape(-1, *one.shape[-2:]), measured.reshape(-1, *one.shape[-2:])
     for kernel in filters:
         for step in (1, 2):
-            if _known(known, kernel, step).sum() * 16 >= LEAST:
+            if int(_known(known, kernel, step).sum()) * count * QUIET >= LEAST:
                 rows, columns = planes.split(PIECE, 1), known.split(PIECE, 1)
                 tiles = [pair for a, b in zip(rows, columns, strict=True) for pair in zip(a.split(PIECE, 2), b.split(PIECE, 2), strict=True)]
-                return [_Piece(_filtered(tile, at, kernel, step, variance), _filtered(tile, at, kernel, 2 * step, variance), 4.0) for tile, at in tiles]
+                return [_Piece(_filtered(tile, at, kernel, step, variance), _filtered(tile, at, kernel, 2 * step, variance), STRONGER) for tile, at in tiles]
     return []
 
 
