@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from es_cli.diagnostics.cost import cost_finding
 from es_cli.diagnostics.finding import Finding
 from es_cli.diagnostics.noise import noise_finding
 from es_cli.diagnostics.operator import operator_finding
@@ -14,7 +15,7 @@ from es_cli.spec.schema import Spec
 from es_cli.training.runtime import machine, resolve_device
 
 Section = Callable[..., Finding]
-SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding, splits_finding, noise_finding)
+SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding, splits_finding, noise_finding, cost_finding)
 
 
 def check(spec: Spec, *, quick: bool = False, device: str = "auto") -> Iterator[Finding]:
