@@ -24,7 +24,7 @@ from es_cli.building.sizes import sized, with_sizes
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.batches import ends_of_each
 from es_cli.data.measurements import Measurements, hold_out
-from es_cli.errors import Fault, SpecError
+from es_cli.errors import KNOBS, DeviceError, Fault, SpecError, out_of_memory
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
 from es_cli.spec.schema import Component, Pair, Spec
@@ -147,12 +147,13 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
         raise SpecError([Fault("there are no data to train on", "data", "add data.train: {measurements: FILE}")])
     source = spec.data.train
     pictures = source.measurements is None
-    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed), spec.physics, pictures)
+    scan = pictures or spec.data.on_bad_sample == "stop"
+    stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed, scan=scan), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
     train = open_measurements(source, operator, spec.seed, "train", stack)
     if isinstance(spec.data.validation, Pair):
-        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation")
+        validation = open_measurements(spec.data.validation, operator, spec.seed, "validation", scan=scan)
     else:
         train, validation = hold_out(train, spec.data.validation, stream_seed(spec.seed, "validation"))
     test = None if spec.data.test is None else open_measurements(spec.data.test, operator, spec.seed, "test")
@@ -177,7 +178,7 @@ def _check_parts(
     spec: Spec, objective: Objective, made: Reconstruction, train: Measurements, validation: Measurements, test: Measurements | None, device: torch.device
 ) -> None:
     """SpecError where the network or a loss fails on one of the shapes of the data: on all of them, or on `SHAPES_TRIED` from the smallest
-    to the largest."""
+    to the largest. DeviceError where the memory is too small for one sample."""
     found: dict[tuple[int, ...], tuple[Measurements, list[int]]] = {}
     for data in [part for part in (train, validation, test) if part is not None]:
         for ends in ends_of_each(data):
@@ -186,9 +187,26 @@ def _check_parts(
     count = min(len(shapes), SHAPES_TRIED)
     for shape in [shapes[round(i * (len(shapes) - 1) / max(1, count - 1))] for i in range(count)]:
         data, ends = found[shape]
-        _check_network(made, data, ends, device)
-        if data is not test:
-            _check_losses(objective, made, data, ends, spec, device)
+        # training cuts what two samples have no room for
+        if not _check_shape(spec, objective, made, data, ends, device, data is not test) and not (
+            len(ends) > 1 and _check_shape(spec, objective, made, data, ends[:1], device, data is not test)
+        ):
+            raise DeviceError(f"the memory is too small for one sample, an image of shape {shape}", where=str(device), hint=KNOBS)
+
+
+def _check_shape(
+    spec: Spec, objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device, losses: bool
+) -> bool:
+    """Whether the memory is large enough to tell. Raises SpecError where the network, or if `losses` one of these, fails on samples."""
+    try:
+        _check_network(made, data, positions, device)
+        if losses:
+            _check_losses(objective, made, data, positions, spec, device)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:

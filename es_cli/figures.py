@@ -24,12 +24,12 @@ def preview(path: Path, panels: Mapping[str, np.ndarray]) -> None:
     A row has one grey window, 0 to the 99.5th percentile of its last panel. Where a panel is called "ground truth", the others say their
     PSNR (dB, dynamic range 1, as `es evaluate`). Raises OutputError.
     """
-    shown = {title: [_shown(image) for image in images] for title, images in panels.items()}
+    shown = {title: [as_picture(image) for image in images] for title, images in panels.items()}
     rows, columns = min(len(images) for images in shown.values()), len(shown)
     figure = _figure(2.3 * columns, 2.45 * rows + 0.2)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
-        white = _white(list(shown.values())[-1][row])
+        white = white_of(list(shown.values())[-1][row])
         for column, (title, images) in enumerate(shown.items()):
             axis = axes[row][column]
             axis.imshow(np.clip(images[row] / white, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -92,7 +92,7 @@ def _save(figure: Any, path: Path) -> None:
     write_bytes(path, content.getvalue())
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
+def as_picture(image: np.ndarray) -> np.ndarray:
     """An image (C, H, W) as matplotlib takes it: (H, W), or (H, W, 3) for colour; what is not finite is 0. Of a volume, the middle slice."""
     image = np.nan_to_num(np.asarray(image, np.float32), nan=0, posinf=0, neginf=0)
     image = image[:, image.shape[1] // 2] if image.ndim == 4 else image
@@ -101,7 +101,7 @@ def _shown(image: np.ndarray) -> np.ndarray:
     return image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0]
 
 
-def _white(image: np.ndarray) -> float:
+def white_of(image: np.ndarray) -> float:
     value = float(np.percentile(image, BRIGHTEST))
     return value if value > 0 else 1.0
 

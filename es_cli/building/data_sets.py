@@ -26,20 +26,20 @@ from es_cli.splitting.parameters import with_parameters
 from es_cli.streams import stream_seed
 
 
-def open_samples(source: Source | None, pictures: bool, seed: int, part: str = "train", keep: Path | None = None) -> Samples:
-    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read.
+def open_samples(source: Source | None, pictures: bool, seed: int, part: str = "train", keep: Path | None = None, scan: bool = True) -> Samples:
+    """The stack of a source, if `scan` looked through for what is not finite where that does not take long; else each batch is checked as it is read.
 
     `keep` is where pictures are decoded to, as in `open_stack`.
     """
     assert source is not None  # a Pair has measurements or images
     stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part, keep=keep)
-    bad = find_nonfinite(stack)
+    bad = find_nonfinite(stack) if scan else None
     if bad is not None:
         raise not_finite(bad, stack.names[bad])
     return stack
 
 
-def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opened: Samples | None = None) -> Measurements:
+def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, opened: Samples | None = None, scan: bool = True) -> Measurements:
     """The samples of one part of the data; measured once from images, with one operator and one noise draw each, where only images are given."""
     part = operator.part
     if pair.measurements is None:
@@ -48,7 +48,7 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
         params = open_parameters(pair.params, operator, x)
         y = stacked(list(measured(x, operator, params, seed, purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
-    y_stack = opened or as_samples(open_samples(pair.measurements, False, seed, purpose), part)
+    y_stack = opened or as_samples(open_samples(pair.measurements, False, seed, purpose, scan=scan), part)
     _check_shapes(y_stack, operator.measurement)
     x_stack = None if pair.images is None else as_samples(open_samples(pair.images, True, seed, purpose), part, pictures=True)
     if x_stack is not None and len(x_stack) != len(y_stack):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,16 @@ class ArrayStack:
         return len(self.array)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The samples at `indices`, (n, *sample_shape), in the order asked for."""
+        """The samples at `indices`, (n, *sample_shape), in the order asked for. Raises DataError where the file was cut short since it was opened."""
+        _check_whole(self.array)
         return np.asarray(self.array[np.asarray(indices, dtype=np.int64)])
+
+
+def _check_whole(array: np.ndarray) -> None:
+    """DataError where a mapped file ends before its array does: reading there would end the process with SIGBUS."""
+    held = array.base
+    if isinstance(array, np.memmap) and isinstance(held, mmap.mmap) and held.size() < array.offset + array.nbytes:
+        raise DataError("the file was cut short while it was in use", where=str(array.filename), hint="bring the whole file back, under the same name")
 
 
 class ListStack:

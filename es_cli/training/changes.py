@@ -15,7 +15,7 @@ from es_cli.training.folder import SPEC
 
 MAY_CHANGE = (
     "training.steps", "training.epochs", "training.batch_size", "training.optimizer", "training.scheduler", "training.gradient_clip",
-    "training.patience", "training.validate_every", "training.save_every", "training.precision", "training.compile", "training.preview", "training.backoffs",
+    "training.patience", "training.validate_every", "training.save_every", "training.precision", "training.compile", "training.preview", "training.backoffs", "training.deterministic", "data.on_bad_sample",
 )  # fmt: skip
 MAY_NOT = ("training.optimizer.name",)  # what an optimizer remembers is of no use to another
 

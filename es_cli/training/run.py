@@ -19,7 +19,7 @@ from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged, OutputError, said
+from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_dict, to_yaml
@@ -73,7 +73,7 @@ def train(
         stack.callback(folder.release)
         try:
             where = resolve_device(device)
-            stack.enter_context(machine(where))
+            stack.enter_context(machine(where, spec.training.deterministic))
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
@@ -100,7 +100,7 @@ def resume(
         stack.callback(lock.release)
         before, spec, changed = read_run(run_dir, changes)
         where = resolve_device(device)
-        stack.enter_context(machine(where))
+        stack.enter_context(machine(where, spec.training.deterministic))
         experiment = build_experiment(spec, where)
         states = StateFiles(run_dir)
         snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
@@ -197,6 +197,14 @@ class _Run:
             try:
                 for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
                     self._consume(event)
+            except OutputError:
+                raise
+            except DataError as error:
+                self.saver.finish()
+                data = self.experiment.spec.data
+                without = "" if data is not None and data.on_bad_sample == "skip" else ", or with data.on_bad_sample=skip without it"
+                hint = f"{error.fault.hint}; the state is saved, and es train --resume goes on once it is mended{without}"
+                raise DataError(error.fault.what, where=error.fault.where, hint=hint) from error
             except Diverged as error:
                 self.saver.finish()
                 progress = self.state.progress
@@ -302,9 +310,12 @@ class _Run:
     def _preview(self, last: bool) -> None:
         try:
             path = self.previews.draw(self.state, self.metrics.rows, last)
-        except OutputError as error:
+        except (OutputError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, OutputError) and not out_of_memory(error):
+                raise
             if not self._complained:
-                self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+                why = f"{error.fault.where}: {error.fault.what}" if isinstance(error, OutputError) else said(error)
+                self.note(f"no preview: {why}")
             self._complained = True
             return
         if path is not None:

@@ -41,6 +41,7 @@ class Progress:
 
     `done` says why a run has ended, "" while it has not. `horizon` is the number of steps that it was begun with, for which its schedule is made.
     `skipped` steps were left out since their loss or gradient was not finite, `skipped_in_row` of them just now, and training went back `backoffs` times.
+    `bad` are the positions of samples that cannot be read, by the part of the data.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     backoffs: int = 0
+    bad: dict[str, list[int]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
 
