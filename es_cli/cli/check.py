@@ -18,6 +18,7 @@ from es_cli.errors import AnswerIsNo
 if TYPE_CHECKING:
     from es_cli.diagnostics.finding import Finding
 
+INDENT = " " * 11
 COLOURS = {"good": typer.colors.GREEN, "doubtful": typer.colors.YELLOW, "no": typer.colors.RED}
 
 
@@ -62,13 +63,15 @@ def check(
 
 
 def render(finding: Finding, stream: TextIO) -> str:
-    """A section as a person reads it on `stream`: verdict and reason, then advice and numbers, indented; tables of numbers are for --json."""
-    lines = [f"{_coloured(finding.verdict, stream)} {finding.section}: {plain(finding.reason)}"]
-    if finding.advice:
-        lines.append(f"           → {plain(finding.advice)}")
+    """A section as a person reads it on `stream`: its headline, then numbers, indented; tables of numbers are for --json."""
     shown = {name: value for name, value in finding.numbers.items() if not _is_table(value)}
-    lines.extend(f"           {plain(name).replace('_', ' ')}: {_number(value)}" for name, value in shown.items())
-    return "\n".join(lines)
+    return "\n".join([headline(finding, stream), *(f"{INDENT}{plain(name).replace('_', ' ')}: {_number(value)}" for name, value in shown.items())])
+
+
+def headline(finding: Finding, stream: TextIO) -> str:
+    """Verdict and reason of a section, and its advice on a line of its own where it has one, coloured for `stream`."""
+    line = f"{_coloured(finding.verdict, stream)} {finding.section}: {plain(finding.reason)}"
+    return f"{line}\n{INDENT}→ {plain(finding.advice)}" if finding.advice else line
 
 
 def _coloured(verdict: str, stream: TextIO) -> str:
