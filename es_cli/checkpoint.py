@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,11 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from es_cli.data.tensors import UnsoundHeader, check_header, read_json
 from es_cli.data.writers import write_bytes
 from es_cli.errors import CheckpointError
 
 FORMAT = 3
 METADATA_LIMIT = 4 << 20  # bytes of JSON; a spec takes a few thousand
+PIXEL_LIMIT = 1 << 28  # of an image, all channels
+PARTS = ("model.", "physics.", "objective.")
+KINDS = {"BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64", "C64"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     with _opened(path) as file:
         metadata = _metadata(path, file.metadata())
+        _check_tensors(path, file)
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     if _fingerprint(tensors) != metadata.fingerprint:
         raise CheckpointError("the tensors are not those that were saved", where=str(path), hint="the file was changed or damaged; copy it again")
@@ -91,10 +97,19 @@ def _opened(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError("there is no such file", where=str(path), hint="give the model.safetensors of a run")
     try:
+        check_header(path)
         return safe_open(str(path), framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnsoundHeader) as error:
         hint = "give the model.safetensors that `es train` wrote"
         raise CheckpointError(f"not a whole safetensors file: {str(error)[:120]}", where=str(path), hint=hint) from error
+
+
+def _check_tensors(path: Path, file: Any) -> None:
+    """CheckpointError where a tensor is none of a network, an operator or a loss, or holds what none of them does."""
+    for key in file.keys():  # noqa: SIM118 (not a dict)
+        kind = file.get_slice(key).get_dtype()
+        if not key.startswith(PARTS) or kind not in KINDS:
+            raise CheckpointError(f"the tensor '{key[:80]}' of kind {kind} is none of es", where=str(path), hint="the file is damaged or not to be trusted")
 
 
 def _metadata(path: Path, raw: Mapping[str, str] | None) -> Metadata:
@@ -104,8 +119,10 @@ def _metadata(path: Path, raw: Mapping[str, str] | None) -> Metadata:
     if len(text) > METADATA_LIMIT:
         raise CheckpointError(f"{len(text)} bytes of metadata", where=str(path), hint="no checkpoint of es holds so much; the file is not to be trusted")
     try:
-        found = json.loads(text)
+        found = read_json(text)
         number = found["format"]
+        if isinstance(number, bool):
+            raise TypeError("format is a truth value")
         if number > FORMAT:
             raise CheckpointError(
                 f"format {number} is newer than format {FORMAT}, the newest that this es reads", where=str(path), hint="pip install --upgrade es-cli"
@@ -137,7 +154,7 @@ def _checked(metadata: Metadata) -> Metadata:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(n, int) and n > 0 for n in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(n, int) and n > 0 for n in value) and math.prod(value) <= PIXEL_LIMIT
 
 
 def _from_format_1(found: dict[str, Any]) -> dict[str, Any]:

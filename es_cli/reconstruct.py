@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,15 @@ from es_cli.building.sizes import of_any_size, sized, with_sizes
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
 from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, check_group, with_test_rule
+from es_cli.networks.allowance import Allowance
 from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
 from es_cli.spec.schema import ArrayFile, Component, Spec, Test
 from es_cli.splitting.averaging import TestRule, images_at_once
 from es_cli.training.runtime import full_float32, resolve_device
+
+FLOAT = 4  # bytes
+MOST_CALLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,14 @@ def _rebuild(checkpoint: Checkpoint, device: torch.device) -> tuple[Spec, Recons
     operator = rebuild_operator(spec.physics, image_shape, {k: v for k, v in checkpoint.tensors.items() if k.startswith("physics.")})
     if sizes:
         operator = with_sizes(of_any_size(operator), sizes)
-    made, _ = build_reconstruction(spec, operator.to(device), Scaling(metadata.scale), device)
+    held = sum(value.nbytes for value in checkpoint.tensors.values()) + FLOAT * math.prod(image_shape)
+    with Allowance(held):
+        made, _ = build_reconstruction(spec, operator.to(device), Scaling(metadata.scale), device)
+    if made.rule.network_calls > MOST_CALLS:
+        raise CheckpointError(f"its test rule asks for {made.rule.network_calls} network calls for each image", hint="it is not to be trusted")
+    wrong = [key for key, value in made.network.state_dict().items() if key in (own := checkpoint.part("model")) and own[key].dtype != value.dtype]
+    if wrong:
+        raise CheckpointError(f"{wrong[0]} is of another type than its network has", hint="the file is damaged or not to be trusted")
     try:
         made.network.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:

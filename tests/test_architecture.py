@@ -21,9 +21,9 @@ FLOORS = [
     {"streams"},
     {"data", "splitting", "networks"},
     {"figures"},
-    {"checkpoint", "building"},
+    {"checkpoint", "building", "inspecting"},
     {"experiment"},
-    {"training", "reconstruct", "tiles"},
+    {"training", "reconstruct", "simulation", "tiles"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},
 ]

@@ -262,3 +262,11 @@ def test_a_mask_that_is_drawn_is_drawn_once_and_shared_by_coils_and_channels(nam
     kept = one.float().mean()
     assert one.equal(same) and not one.equal(other) and 0.25 < kept < 0.75
     assert one.shape[-2:] == shape[-2:] and set(one.unique().tolist()) == {0, 1}
+
+
+def test_the_norm_that_an_operator_is_divided_by_follows_from_the_seed(tmp_path):
+    save_arrays(tmp_path)
+    stack = ArrayStack(np.zeros((1, *IMAGE), np.float32), ["x"])
+    part = as_component(physics_part("Tomography", tmp_path))
+    one, same, other = (build_operator(part, stack, True, seed).physics.operator_norm for seed in (0, 0, 1))
+    assert one.equal(same) and np.allclose(one, other, rtol=0.1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from es_cli.building.forward_operator import Operator, as_samples
 from es_cli.building.parameters import open_parameters
 from es_cli.building.sizes import sized
+from es_cli.data import stacks
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements, SampleParameter, Samples, not_finite
 from es_cli.data.parameters import look_through
-from es_cli.data.shapes import one_of_each, runs
-from es_cli.data.simulate import simulate
+from es_cli.data.shapes import Shape, one_of_each, runs, where_they_differ
+from es_cli.data.simulate import measure_each
 from es_cli.data.stacks import ArrayStack, ListStack, find_nonfinite, open_stack, stacked
 from es_cli.errors import DataError
 from es_cli.spec.schema import Pair, Source
@@ -24,10 +26,13 @@ from es_cli.splitting.parameters import with_parameters
 from es_cli.streams import stream_seed
 
 
-def open_samples(source: Source | None, pictures: bool, seed: int, part: str = "train") -> Samples:
-    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read."""
+def open_samples(source: Source | None, pictures: bool, seed: int, part: str = "train", keep: Path | None = None) -> Samples:
+    """The stack of a source, scanned for what is not finite where that does not take long; otherwise each batch is checked as it is read.
+
+    `keep` is where pictures are decoded to, as in `open_stack`.
+    """
     assert source is not None  # a Pair has measurements or images
-    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part)
+    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part, keep=keep)
     bad = find_nonfinite(stack)
     if bad is not None:
         raise not_finite(bad, stack.names[bad])
@@ -39,9 +44,9 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
     part = operator.part
     if pair.measurements is None:
         images = opened or as_samples(open_samples(pair.images, True, seed, purpose), part, pictures=True)
-        x = _as_images(images, operator.image)
+        x = _held(ImageStack(images, operator.image))
         params = open_parameters(pair.params, operator, x)
-        y = stacked(_simulated(x, operator, params, stream_seed(seed, "simulate-" + purpose)), x.names, x.groups)
+        y = stacked(list(measured(x, operator, params, seed, purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
     y_stack = opened or as_samples(open_samples(pair.measurements, False, seed, purpose), part)
     _check_shapes(y_stack, operator.measurement)
@@ -71,23 +76,52 @@ def _check_same_sizes(y: Samples, x: Samples, operator: Operator) -> None:
             raise DataError(f"an image of shape {sizes[1]} for a measurement of one of {sizes[0]}", where=x.names[i], hint="give one image for each measurement, in the same order")
 
 
-def _simulated(images: Samples, operator: Operator, params: Mapping[str, SampleParameter], seed: int) -> list[np.ndarray]:
-    """Images measured once, each with the operator of its size and the parameters that it has of its own."""
+def measured(images: Samples, operator: Operator, params: Mapping[str, SampleParameter], seed: int, purpose: str) -> Iterator[np.ndarray]:
+    """Images of an ImageStack measured once, one after the other, each with the operator of its size and the parameters that it has of its own.
+
+    The noise follows from the seed, from `purpose`, which is train, validation or test, and from the number of the image.
+    """
 
     def of_sample(number: int) -> Any:
-        at, image = np.array([number]), images.read([number])
-        own = {name: torch.from_numpy(one.read(at, image)) for name, one in params.items()}
-        return with_parameters(sized(operator, image.shape).physics, own)
+        shape = images.sample_shape if images.shapes is None else images.shapes[number]
+        like = np.empty((1, *shape), np.float32)
+        own = {name: torch.from_numpy(one.read(np.array([number]), like)) for name, one in params.items()}
+        return with_parameters(sized(operator, shape).physics, own)
 
-    return simulate(images, operator.physics, seed, of_sample=of_sample if params or images.shapes else None)
+    largest = max(math.prod(shape) for shape in images.shapes or [images.sample_shape])
+    together = min(32, max(1, stacks.SCAN // (4 * largest)))
+    return measure_each(images, operator.physics, stream_seed(seed, "simulate-" + purpose), together, of_sample if params or images.shapes else None)
 
 
-def _as_images(stack: Samples, layout: Layout) -> ArrayStack | ListStack:
-    """All images of a stack, float32 (C, …) each; real pictures get a zero imaginary part where the operator measures complex ones."""
-    parts = [_arranged(stack, rows, layout) for rows in runs(stack, len(stack))]
+class ImageStack:
+    """The images of a stack as an operator takes them, float32 (C, …) each, arranged when they are read.
+
+    Real pictures get a zero imaginary part where the operator measures complex ones. Reading raises DataError for what it cannot measure.
+    """
+
+    def __init__(self, stack: Samples, layout: Layout) -> None:
+        self.stack, self.layout = stack, layout
+        self.names, self.groups, self.dtype = stack.names, stack.groups, np.dtype(np.float32)
+        found = [layout.fitted(shape).shape for shape in stack.shapes or [stack.sample_shape]]
+        self.shapes: list[Shape] | None = where_they_differ(found)
+        self.sample_shape: Shape = found[0]
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The images at `indices`, which have one shape, (n, C, …)."""
+        # images of one shape may lie on disk with or without an axis of channels
+        parts = [indices] if self.stack.shapes is None else [[i] for i in indices]
+        return np.concatenate([_arranged(self.stack, part, self.layout) for part in parts])
+
+
+def _held(images: ImageStack) -> ArrayStack | ListStack:
+    """All images in memory."""
+    parts = [images.read(rows) for rows in runs(images, len(images))]
     if len(parts) == 1:
-        return ArrayStack(parts[0], stack.names, stack.groups)
-    return stacked([image for part in parts for image in part], stack.names, stack.groups)
+        return ArrayStack(parts[0], images.names, images.groups)
+    return stacked([image for part in parts for image in part], images.names, images.groups)
 
 
 def _arranged(stack: Samples, rows: Sequence[int], layout: Layout) -> np.ndarray:

@@ -65,7 +65,9 @@ def build_operator(part: Component, sample: Samples, pictures: bool, seed: int) 
         part = _hold(builder, part, "coil_maps", _coil_maps(part, builder.arrays.get("physics.mask"), sample, pictures))
     if isinstance(part.parameters.get("angles"), (list, tuple)):
         part = _hold(builder, part, "angles", torch.tensor(part.parameters["angles"], dtype=torch.float32))
-    physics, resolved = builder.build(part, "physics", "physics")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "physics"))  # deepinv finds the norm of an operator from a random start
+        physics, resolved = builder.build(part, "physics", "physics")
     operator = _operator(physics, resolved, builder.resolved, size, is_pair(cls))
     _check_remade(operator)
     return operator

@@ -71,6 +71,10 @@ class Builder:
             kept["img_size"] = values["img_size"] = values["img_size"][-2:]
         for name, value in catalog.with_fresh_weights(part, files).parameters.items():
             values[name], kept[name] = self._value(value, f"{path}.{name}", kind, name)
+        for parameter in entry.parameters:
+            # whoever wrote the spec, and whatever it says: nothing is downloaded
+            if parameter.downloads and not parameter.required and (kind == "model" or parameter.name not in values):
+                kept[parameter.name] = values[parameter.name] = parameter.default
         if kind != "model" and "rng" in known:
             values["rng"] = generator(stream_seed(self.seed, path), self.device)
         if kind == "generator" and "device" in known:

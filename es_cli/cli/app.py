@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import evaluate, info, reconstruct, train
+from es_cli.cli import check, evaluate, info, init, listing, reconstruct, simulate, train
 from es_cli.cli.console import complain
 from es_cli.errors import DataError, DeviceError, EsError, Fault
 
@@ -89,10 +89,14 @@ class Es(TyperGroup):
 
 
 app = typer.Typer(name="es", cls=Es, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.command("check")(check.check)
+app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("list")(listing.list_components)
+app.command("init")(init.init)
 
 
 def _version(wanted: bool) -> None:
@@ -128,8 +132,9 @@ def common(
     \b
     Exit codes:
       0 done, 1 a fault of es, 2 usage or spec, 3 data, 4 checkpoint,
-      5 device or memory, 6 the answer is no, 130 and 143 stopped by a signal
-      with the state saved, 141 the reader of the output has gone
+      5 device or memory, 6 the answer is no, 124 stopped by --max-time with the
+      state saved, 130 and 143 stopped by a signal with the state saved,
+      141 the reader of the output has gone
     """
 
 

@@ -59,9 +59,13 @@ def complain(text: str, label: str = "error: ") -> None:
         typer.echo("\n".join(plain(line, blank=False) for line in text.rstrip().splitlines()), err=True)
         return
     shown = plain(text)
-    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    prefix = typer.style(label, fg=typer.colors.RED, bold=True) if coloured else label
-    typer.echo(prefix + (shown if len(shown) <= LONGEST else shown[:LONGEST] + " ..."), err=True)
+    typer.echo(coloured(label, typer.colors.RED, sys.stderr) + (shown if len(shown) <= LONGEST else shown[:LONGEST] + " ..."), err=True)
+
+
+def coloured(text: str, colour: str, stream: TextIO) -> str:
+    """Text in bold colour where `stream` is a terminal that shows it, and the user has not said NO_COLOR; else as it is."""
+    shows = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return typer.style(text, fg=colour, bold=True) if shows else text
 
 
 def plain(text: object, blank: bool = True) -> str:

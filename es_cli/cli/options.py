@@ -52,6 +52,20 @@ TestRule = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]
 
 
+UNITS = (86400, 3600, 60, 1)  # seconds of a day, an hour, a minute and a second
+
+
+def seconds_of(text: str) -> float:
+    """A time as people write it, 1d12h, 23h30m or 90s, or as SLURM does, 1-12:00:00 or 23:30:00. Raises UsageError."""
+    named = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().replace(" ", ""))
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text.strip())
+    found = named or clock
+    seconds = 0 if found is None else sum(int(number or 0) * unit for number, unit in zip(found.groups(), UNITS, strict=True))
+    if seconds == 0:
+        raise UsageError(f"{text!r} is no time", hint="write 23h30m, 45m, 90s, 1d, or 23:30:00")
+    return float(seconds)
+
+
 def named_files(param: list[str] | None) -> dict[str, str]:
     """NAME=FILE, each name once. Raises UsageError."""
     named: dict[str, str] = {}

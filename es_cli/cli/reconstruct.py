@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting
+from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting, plain
 from es_cli.cli.options import (
     Checkpoint,
     Device,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 STREAM = "-"
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as file systems have it
 
 
 def reconstruct(
@@ -62,6 +64,7 @@ def reconstruct(
     """
     files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
+    within = None if out in (None, STREAM) or one_file else Path(str(out))
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
         from es_cli.reconstruct import Reconstructor
 
@@ -75,7 +78,8 @@ def reconstruct(
         for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
             for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
                 image = model.reconstruct(measured, where, params)
-                _write(image, target if number == 1 else _numbered(target, number, overwrite), stdout, (source, key, measured.shape))
+                place = target if number == 1 else _numbered(target, number, overwrite)
+                _write(image, place, stdout, (source, key, measured.shape), within)
             on_progress(done, len(inputs))
 
 
@@ -85,6 +89,8 @@ def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Pa
         raise UsageError("standard input (-) can be read only once")
     if out == STREAM:
         return [None] * len(inputs)
+    if out is not None:
+        _check_name(Path(out))
     names = [f"{'stdin' if name == STREAM else Path(name).stem}.recon.npy" for name in inputs]
     if out is None:
         paths = [Path(name) for name in names]
@@ -95,6 +101,7 @@ def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Pa
         _check_suffix(Path(out))
         paths = [Path(out)]
     for source, path in zip(inputs, paths, strict=True):
+        _check_name(path)
         if paths.count(path) > 1:
             raise UsageError("two inputs would be written to this file", where=str(path), hint="rename one, or reconstruct one at a time")
         if source != STREAM and path.exists() and Path(source).exists() and path.samefile(source):
@@ -102,6 +109,11 @@ def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Pa
         if out is not None and path.exists() and not overwrite:
             raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite to replace it")
     return list(paths)
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+        raise UsageError("no file can have this name", where=str(path)[:LONGEST_NAME], hint="give a shorter -o FILE")
 
 
 def _is_folder(out: str | None, inputs: list[str]) -> bool:
@@ -157,8 +169,13 @@ def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
     return path
 
 
-def _write(image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]]) -> None:
-    """Write one image; `origin` is the file, the key and the shape of its measurements, whose geometry is the image's where the shapes are equal."""
+def _write(
+    image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]], within: Path | None
+) -> None:
+    """Write one image; `origin` is the file, the key and the shape of its measurements, whose geometry is the image's where the shapes are equal.
+
+    `within` is the folder of all outputs, None: each has a name of its own, which may be a link.
+    """
     from es_cli.data import readers, writers
 
     if target is None:
@@ -166,5 +183,6 @@ def _write(image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, ori
         return
     source, key, shape = origin
     kept = source != STREAM and image.shape == shape and writers.suffix_of(target) in writers.GEOMETRIC
-    writers.write_array(target, image, readers.read_geometry(Path(source), key) if kept else None)
-    answer(str(target), stdout)
+    writers.write_array(target, image, readers.read_geometry(Path(source), key) if kept else None, within)
+    # a terminal obeys what it is shown; whoever reads a pipe gets the very name
+    answer(plain(target, blank=False) if stdout.isatty() else str(target), stdout)

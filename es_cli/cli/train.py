@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from es_cli.cli.console import answer, quoted
-from es_cli.cli.options import Device, Overwrite, Quiet, Verbose
+from es_cli.cli.options import Device, Overwrite, Quiet, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
 from es_cli.errors import UsageError
 
@@ -24,36 +25,46 @@ def train(
     overwrite: Overwrite = False,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
     init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", metavar="TIME", help="Stop in time by itself, with the state saved: 23h30m, 45m, 1d, or 23:30:00.", show_default=False)
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a network from measurements alone.
 
-    Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there.
+    Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there; SIGUSR1 saves it and
+    training goes on. A run that --max-time stopped ends with exit code 124.
 
     \b
     Examples:
       es train examples/configs/quickstart.yaml
       es train spec.yaml training.steps=2000 losses.0.weight=2 -o run
-      es train --resume run
+      es train --resume run --max-time 23h30m
+      es train --resume run training.steps=4000 training.optimizer.lr=1e-4
       es train spec.yaml --init-from run/model.safetensors
     """
-    _check(spec, overrides, out, overwrite, resume, init_from)
+    until = None if max_time is None else time.monotonic() + seconds_of(max_time)
+    if resume is not None:
+        spec, overrides = _all_changes(spec, overrides)
+    _check(spec, out, overwrite, resume, init_from)
     loaded = _load(spec, overrides)
+    if resume is not None:
+        _check_changes(resume, overrides or [])
     # the folder is claimed before torch is imported: a name that is taken is answered at once
     folder = None if loaded is None else _claim(loaded, out, overwrite)
     with TrainingDisplay(quiet, verbose) as display:
         run = _core(folder)
         try:
             if loaded is not None and folder is not None:
-                model = run.train(loaded, folder, device=device, init_from=init_from, on_event=display)
+                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display)
             else:
                 assert resume is not None
-                model = run.resume(resume, device=device, on_event=display)
+                model = run.resume(resume, overrides or [], device=device, until=until, on_event=display)
         except run.Interrupted as stop:
             display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
-            raise typer.Exit(128 + stop.signal) from None
+            raise typer.Exit(stop.exit_code) from None
         display.say(f"checkpoint: {model}")
         if display.preview is not None:
             display.say(f"preview:    {display.preview}")
@@ -61,27 +72,39 @@ def train(
     answer(str(model))
 
 
-def _check(
-    spec: Path | None, overrides: list[str] | None, out: Path | None, overwrite: bool, resume: Path | None, init_from: Path | None
-) -> None:
+def _all_changes(spec: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """After --resume the first argument is a change already, and no spec."""
+    if spec is None or "=" not in str(spec):
+        return spec, overrides or []
+    return None, [str(spec), *(overrides or [])]
+
+
+def _check(spec: Path | None, out: Path | None, overwrite: bool, resume: Path | None, init_from: Path | None) -> None:
     """Raises UsageError where the arguments contradict each other."""
     if resume is None:
         if spec is None:
             raise UsageError("no spec is named", hint="es train SPEC, or es train --resume RUN")
         return
-    others = {"a spec": spec, "changes": overrides, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
+    others = {"a spec": spec, "-o": out, "--overwrite": overwrite, "--init-from": init_from}
     given = [name for name, value in others.items() if value]
     if given:
         raise UsageError(f"--resume goes on with the run as it was asked for; given too: {', '.join(given)}", hint="leave that out, or train anew")
 
 
 def _load(spec: Path | None, overrides: list[str] | None) -> Spec | None:
-    """The spec, checked before torch and deepinv are imported, so that a typing error is answered at once."""
+    """The spec, checked before torch and deepinv are imported, so that a typing error is answered at once; None where a run goes on."""
     if spec is None:
         return None
     from es_cli.catalog import load_spec
 
     return load_spec(spec, overrides or [])
+
+
+def _check_changes(run_dir: Path, changes: list[str]) -> None:
+    """Raises SpecError where the run cannot go on with a change, before torch is imported."""
+    from es_cli.training.changes import read_run
+
+    read_run(run_dir, changes)
 
 
 def _claim(spec: Spec, out: Path | None, overwrite: bool) -> RunFolder:

@@ -66,7 +66,8 @@ class TrainingDisplay:
             self._start_bar(event)
 
     def _on_step(self, event: events.Step) -> None:
-        self.loss = _smoothed(self.loss, event.loss)
+        if not event.skipped:
+            self.loss = _smoothed(self.loss, event.loss)
         self.seconds = _smoothed(self.seconds, event.seconds)
         if self._bar is not None:
             self._bar.update(self._task, completed=event.step, facts=self._facts())
@@ -90,7 +91,7 @@ class TrainingDisplay:
 
     def _on_stopped(self, event: events.Stopped) -> None:
         self._end_bar()
-        why = {"finished": "finished", "patience": "no better for so long as patience allows: stopped", "signal": "stopped by a signal"}
+        why = {"finished": "finished", "patience": "no better for so long as patience allows: stopped", "signal": "stopped by a signal", "time": "stopped by --max-time"}
         kept = f"; the best weights are those of step {event.best_step}, held-out loss {event.best_loss:.4g}" if event.best_step else ""
         self.say(f"{why.get(event.reason, event.reason)} at step {event.step}{kept}")
 

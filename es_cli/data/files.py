@@ -50,6 +50,8 @@ def check_file(path: Path) -> Path:
         raise DataError("this is the header of a .cfl", where=str(path), hint=f"name {path.with_suffix('.cfl').name}")
     if suffix not in ARRAYS + PICTURES:
         raise DataError(f"files of kind '{suffix or path.name}' are not supported", where=str(path), hint=READABLE)
+    if not path.is_file():
+        raise DataError("this is a pipe or a device, not a file", where=str(path), hint="give a file, or pipe a .npy into `es reconstruct -`")
     with reading(path), open(path, "rb"):
         return path
 
@@ -114,4 +116,4 @@ def _neighbour(path: Path) -> str:
     except OSError:
         return "check the path"
     close = get_close_matches(path.name, names, n=1)
-    return f"did you mean {close[0]}?" if close else "check the path; a relative one counts from the spec's folder"
+    return f"did you mean {close[0]}?" if close else "check the path; in a spec, a relative one counts from the spec's folder"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from es_cli.data.files import reading
+from es_cli.data.formats.base import check_claim
 from es_cli.errors import DataError, said
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -104,6 +105,8 @@ def _decoding(path: Path) -> Iterator[None]:
             # what the decoders warn of, such as many pixels or strange tags, is no fault as long as the pixels come
             warnings.simplefilter("ignore")
             yield
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         raise DataError("more pixels than a picture can be trusted to have", where=str(path), hint="cut it into smaller ones") from error
     except Exception as error:  # a damaged file makes the decoders raise nearly anything: ZeroDivisionError, AssertionError, struct.error
@@ -113,7 +116,9 @@ def _decoding(path: Path) -> Iterator[None]:
 def _pillow(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
+    # of all that Pillow can open, some hands the file to other programs
+    with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as opened:
+        check_claim(opened.width * opened.height * len(opened.getbands()), path.stat().st_size, str(path))
         opened.load()
         image = ImageOps.exif_transpose(opened)
         if image.mode in {"LA", "La"}:
@@ -131,8 +136,10 @@ def _tiff(path: Path) -> np.ndarray:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        # an OME file may name others, wherever they lie
+        with tifffile.TiffFile(path, _multifile=False) as file:
             series = file.series[0]
+            check_claim(series.nbytes, path.stat().st_size, str(path))
             if len(file.pages) == 1 and series.dtype == np.uint8:
                 return _pillow(path)[None]
             tag = file.pages[0].tags.get(ORIENTATION)

@@ -134,11 +134,18 @@ def hold_out(data: Measurements, fraction: float, seed: int) -> tuple[Measuremen
     """
     if len(data) == 1:
         return data, data
-    groups = data.groups
+    held = held_out(data.groups, len(data), fraction, seed)
+    return data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
+
+
+def held_out(groups: np.ndarray | None, count: int, share: float, seed: int) -> np.ndarray:
+    """Which of `count` > 1 samples are held out, bool (count,): whole groups where there are several, else single samples.
+
+    `share` is a fraction of them if it is below 1, else their number. At least one is held out, and one is left.
+    """
     if groups is None or len(np.unique(groups)) < 2:
-        groups = np.arange(len(data))
+        groups = np.arange(count)
     distinct = np.unique(groups)
     order = np.random.default_rng(seed).permutation(distinct)
-    count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
-    held = np.isin(groups, order[:count])
-    return data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
+    wanted = round(share * len(distinct)) if share < 1 else round(share)
+    return np.isin(groups, order[: min(max(1, wanted), len(distinct) - 1)])

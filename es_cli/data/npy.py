@@ -6,6 +6,7 @@ import io
 import math
 import os
 import tokenize
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from es_cli.errors import DataError
 
 HEADER_LIMIT = 10_000  # characters, as numpy's own loader has it; a numeric array's header has about 100
 CHUNK = 1 << 24
+MOST_AXES = 32  # what every numpy can hold
+MOST_VALUES = 1 << 58  # zeros among the lengths of the axes not counted: numpy multiplies them before it looks
 DAMAGED = "the file is not whole; copy or make it again"
 
 
@@ -125,11 +128,13 @@ def _parse(version: int, header: bytes, where: str) -> tuple[tuple[int, ...], Li
     # version 3 differs from 2 in how names of fields are encoded, and arrays with fields are refused
     parse = npy_format.read_array_header_1_0 if version == 1 else npy_format.read_array_header_2_0
     try:
-        shape, fortran, dtype = parse(io.BytesIO(header))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a header that Python 2 wrote
+            shape, fortran, dtype = parse(io.BytesIO(header))
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"the header cannot be understood: {str(error)[:80]}", where=where, hint=DAMAGED) from error
-    if any(isinstance(n, bool) or n < 0 for n in shape):
-        raise DataError(f"the header claims the shape {shape}", where=where, hint=DAMAGED)
+    if len(shape) > MOST_AXES or any(isinstance(n, bool) or n < 0 for n in shape) or math.prod(n or 1 for n in shape) > MOST_VALUES:
+        raise DataError(f"the header claims the shape {str(shape)[:80]}", where=where, hint=DAMAGED)
     return shape, "F" if fortran else "C", dtype
 
 

@@ -17,23 +17,29 @@ if TYPE_CHECKING:
 
 
 def simulate(images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32, of_sample: Callable[[int], Any] | None = None) -> list[np.ndarray]:
+    """What `measure_each` gives, all of it in memory."""
+    return list(measure_each(images, physics, seed, batch_size, of_sample))
+
+
+def measure_each(
+    images: np.ndarray | Samples, physics: Any, seed: int, batch_size: int = 32, of_sample: Callable[[int], Any] | None = None
+) -> Iterator[np.ndarray]:
     """Measure images (C, H, W), float32, with noise: a measurement (…) of each, float32. Each sample has a noise stream of its own, keyed by its number.
 
     Fresh noise in each epoch would average out and leak the ground truth, so this is done once, before training. `batch_size` is how many
     images of a stack are read together; it never changes the result. `of_sample` gives the operator of each sample, None: all are measured
     with `physics`. Raises DataError where one measurement is more than one array.
     """
-    measured = []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for i, image in enumerate(_each(images, batch_size)):
+    for i, image in enumerate(_each(images, batch_size)):
+        # around each sample by itself: whoever asks for the next one may draw and differentiate meanwhile
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "noise", i))
             own = physics if of_sample is None else of_sample(i)
             reseed(own, stream_seed(seed, "noise", i))
             y = _measured(own, torch.from_numpy(np.array(image, np.float32))[None])
-            if not isinstance(y, torch.Tensor):
-                raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
-            measured.append(y[0].cpu().numpy())
-    return measured
+        if not isinstance(y, torch.Tensor):
+            raise DataError(f"{type(physics).__name__} measures several arrays at once", hint="simulate with one operator")
+        yield y[0].cpu().numpy()
 
 
 def _measured(physics: Any, x: torch.Tensor) -> Any:

@@ -14,13 +14,16 @@ from es_cli.data.conventions import default_key, holds_samples
 from es_cli.data.files import find_files, is_picture, suffix_of
 from es_cli.data.formats.base import ArrayReader
 from es_cli.data.formats.dicom import find_series, patients_of
+from es_cli.data.sample_files import SampleFile
 from es_cli.data.shapes import Shape, runs, shape_of, where_they_differ
 from es_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from es_cli.data.measurements import Samples
     from es_cli.spec.schema import Source
 
 SCAN = 1 << 26  # bytes that are looked at together
+MOST_SAMPLES = 1 << 22  # in one file; each has a name
 HELD = 2 << 30  # bytes of pictures of several shapes
 VOLUMES = (".nii", ".nii.gz", ".dcm", ".cfl")  # they say themselves what their samples are; other arrays do not
 
@@ -142,6 +145,25 @@ class FileStack:
         return out
 
 
+class Chosen:
+    """Some samples of a stack, `rows`, in this order."""
+
+    def __init__(self, stack: Samples, rows: Sequence[int]) -> None:
+        self.stack, self.rows = stack, [int(i) for i in rows]
+        self.names = [stack.names[i] for i in self.rows]
+        self.groups: np.ndarray | None = None if stack.groups is None else np.asarray(stack.groups)[self.rows]
+        shapes = [stack.sample_shape if stack.shapes is None else stack.shapes[i] for i in self.rows]
+        self.shapes: list[Shape] | None = where_they_differ(shapes)
+        self.sample_shape, self.dtype = shapes[0], stack.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The samples at `indices`, (n, …), in the order asked for. Raises DataError where they differ in shape."""
+        return self.stack.read([self.rows[int(i)] for i in indices])
+
+
 Stack = ArrayStack | ListStack | RowStack | FileStack | JoinedStack
 
 
@@ -151,7 +173,7 @@ def stacked(arrays: Sequence[np.ndarray], names: list[str], groups: np.ndarray |
     return ListStack(arrays, names, groups) if differ else ArrayStack(np.stack(arrays), names, groups)
 
 
-def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None) -> Stack:
+def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None, keep: Path | None = None) -> Stack:
     """The samples of a source.
 
     One file of an array is a stack along its leading axis. In a folder or glob each .npy, .npz, .mat, .zarr and .h5 is one sample; formats
@@ -160,23 +182,24 @@ def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = 
     Pictures become float32 (C, H, W) in [0, 1], and each page of a TIFF is one.
 
     `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops. `part`, train, validation or test, says
-    which part of a data set of deepinv's is meant; None: the only one.
+    which part of a data set of deepinv's is meant; None: the only one. `keep` is a path without suffix that decoded pictures are written to,
+    as SampleFile does; None: they are held in memory.
     Samples may differ in shape, `shapes` then saying that of each. Raises DataError where there is nothing, or nothing that fits together.
     """
     if source.sample is not None:
         whole = samples.pictures(source.sample, source.part)
-        return _framed(((f"{source.sample}-{source.part or 'all'}", i, picture) for i, picture in enumerate(whole)), source, seed)
+        return _framed(((f"{source.sample}-{source.part or 'all'}", i, picture) for i, picture in enumerate(whole)), source, seed, keep)
     paths = find_files(str(source.file))
     if is_picture(paths[0]):
         if source.key is not None:
             raise DataError("pictures hold no arrays under keys", where=str(paths[0]), hint="leave key out")
-        return _framed(_pages(paths), source, seed)
+        return _framed(_pages(paths), source, seed, keep)
     stack = _arrays(paths, source.key, pictures, part)
     if source.crop is None and source.resize is None and not source.grey:
         return stack
     if not pictures:
         raise DataError("measurements are not cropped, resized or made grey", where=stack.names[0], hint="their operator belongs to them as they are")
-    return _framed(_images_of(stack, source), source, seed)
+    return _framed(_images_of(stack, source), source, seed, keep)
 
 
 def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
@@ -222,6 +245,8 @@ def _one_file(path: Path, key: str | None) -> ArrayStack | RowStack:
         raise DataError(f"an array of shape {shape} holds no samples", where=str(path), hint="wanted the samples first: (n, H, W) or (n, C, H, W)")
     if 0 in shape:
         raise DataError(f"the array of shape {shape} is empty", where=str(path), hint="it needs at least one sample")
+    if shape[0] > MOST_SAMPLES:
+        raise DataError(f"an array of shape {shape} would hold {shape[0]} samples", where=str(path), hint="the samples come first: (n, H, W) or (n, C, H, W)")
     if reader.by_rows:
         return RowStack(reader, key)
     groups = reader.owners(key, shape[0])
@@ -252,21 +277,42 @@ def _images_of(stack: Stack, source: Source) -> Iterator[tuple[str, int, np.ndar
         yield name, group, image.astype(np.complex64 if is_complex else np.float32)
 
 
-def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int) -> ArrayStack | ListStack:
-    """Images made grey, resized and cropped as the source says. Raises DataError where those of several shapes are too many to be held in memory."""
-    made: list[np.ndarray] = []
+def _framed(loaded: Iterable[tuple[str, int, np.ndarray]], source: Source, seed: int, keep: Path | None) -> Stack:
+    """Images made grey, resized and cropped as the source says, on disk if `keep` says where. Raises DataError where those of several shapes are
+    too many to be held in memory."""
+    store = _InMemory() if keep is None else SampleFile(keep)
     names: list[str] = []
     groups: list[int] = []
-    held = 0
     for name, group, image in loaded:
         image = images.to_grey(image) if source.grey else image
         image = image if source.resize is None else images.resize(image, source.resize)
         for part in [image] if source.crop is None else images.crops(image, source.crop, source.crops_per_image, seed, name):
+            store.append(part, name)
             names.append(name)
             groups.append(group)
-            made.append(part)
-            held += part.nbytes
-            if held > HELD and part.shape != made[0].shape:
-                what = f"pictures of several shapes, such as {made[0].shape} and {part.shape}, are kept in memory, and these are more than {HELD >> 30} GiB"
-                raise DataError(what, where=name, hint="add crop: 64 or resize: 64")
-    return stacked(made, names, np.array(groups) if len(set(groups)) > 1 else None)
+    owners = np.array(groups) if len(set(groups)) > 1 else None
+    return stacked(store.made, names, owners) if isinstance(store, _InMemory) else _stored(store.close(), names, owners)
+
+
+class _InMemory:
+    """Images that are held."""
+
+    def __init__(self) -> None:
+        self.made: list[np.ndarray] = []
+        self.held = 0
+
+    def append(self, image: np.ndarray, name: str) -> None:
+        self.made.append(image)
+        self.held += image.nbytes
+        if self.held > HELD and image.shape != self.made[0].shape:
+            what = f"pictures of several shapes, such as {self.made[0].shape} and {image.shape}, are kept in memory, and these are more than {HELD >> 30} GiB"
+            raise DataError(what, where=name, hint="add crop: 64 or resize: 64")
+
+
+def _stored(path: Path, names: list[str], groups: np.ndarray | None) -> ArrayStack | FileStack:
+    """The samples that a SampleFile wrote, under the names that they had."""
+    if not path.is_dir():
+        return ArrayStack(readers.open_array(path), names, groups)
+    stack = FileStack(find_files(str(path)), None)
+    stack.names, stack.groups = names, groups
+    return stack

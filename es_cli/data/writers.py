@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
@@ -33,16 +33,27 @@ INSTEAD = {".dcm": "write .nii, which keeps voxel size and position", ".hdr": "n
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, within: Path | None = None) -> None:
     """Write a file through a temporary one in the same folder, flushed and then renamed; the folder is made where it is missing.
 
+    A link is followed, but not out of the folder `within`, None: wherever it leads.
     Raises OutputError, with nothing left behind and an older file untouched, where that fails.
     """
+    check_within(path, within)
     with _whole_file(path) as file:
         file.write(content)
 
 
-def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None) -> None:
+def check_within(path: Path, within: Path | None) -> None:
+    """OutputError where a link leads `path` out of the folder `within`; None: any place is right."""
+    if within is None:
+        return
+    real, root = os.path.realpath(path), os.path.realpath(within)
+    if os.path.commonpath([real, root]) != root:
+        raise OutputError("a link leads out of the output folder", where=str(path), hint="remove it, or give another -o")
+
+
+def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None, within: Path | None = None) -> None:
     """Write an array by suffix, whole or not at all.
 
     `geometry`, as `read_geometry` gives it, goes where the format has a place for it: axes, voxel size and position in .nii, .h5 and .zarr,
@@ -52,8 +63,10 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None)
     (n, coil, H, W), (n, H, W) or (H, W) as complex64. .tif: as it is, (3, H, W) in colour, complex by magnitude.
     .png: one image (H, W), (1, H, W) or (3, H, W), with or without a batch axis of 1; floats are clipped to [0, 1] and scaled to 8 bit (NaN
     is black), 8 and 16 bit integers stay, complex numbers and pairs (2, H, W) become magnitudes.
+    Links are followed as by `write_bytes`.
     Raises OutputError for another suffix or type, for several images in one PNG, and where the package that writes it is not installed.
     """
+    check_within(path, within)
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}")
@@ -62,7 +75,7 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None)
         raise OutputError(f"values of type {array.dtype} cannot be written", where=str(path), hint="give numbers")
     geometry = geometry if geometry is not None and geometry.fits(array) else None
     if suffix == ".zarr":
-        with _whole_folder(path) as folder:
+        with whole_folder(path, _is_zarr, "zarr") as folder:
             write_zarr(folder, path, array, geometry)
     elif suffix == ".cfl":
         with _whole_files([path, path.with_suffix(".hdr")]) as (values, header):
@@ -103,7 +116,7 @@ def write_npy(stream: BinaryIO | IO[bytes], array: np.ndarray) -> None:
 @contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not. Raises OutputError."""
-    with _faults(path):
+    with writing(path):
         if path.exists() and not path.is_file() and not path.is_dir():
             # a device or a pipe is written to; renaming a file over it would destroy it
             with open(path, "wb") as file:
@@ -116,7 +129,7 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _whole_files(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
     """Files that belong together: all of them are on the disk before the first takes its place. Raises OutputError."""
-    with _faults(paths[0]), contextlib.ExitStack() as stack:
+    with writing(paths[0]), contextlib.ExitStack() as stack:
         finals = [Path(os.path.realpath(path)) for path in paths]
         temporary = []
         for path in finals:
@@ -135,12 +148,14 @@ def _whole_files(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
 
 
 @contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of the folder `path` when the block ends well. Raises OutputError."""
-    with _faults(path), contextlib.ExitStack() as stack:
+def whole_folder(path: Path, ours: Callable[[Path], bool], kind: str) -> Iterator[Path]:
+    """An empty folder that takes the place of `path` when the block ends well, and leaves no trace when it does not.
+
+    What lies at `path` before is replaced where `ours` says that it may be, as it is of this `kind`. Raises OutputError where it may not, or the system refuses.
+    """
+    with writing(path), contextlib.ExitStack() as stack:
         path = Path(os.path.realpath(path))
-        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))):
-            raise FileExistsError(errno.EEXIST, "what has this name is no zarr, and is left as it is")
+        _check_ours(path, ours, kind)
         temporary, old = _beside(path), _beside(path)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         temporary.mkdir()
@@ -149,11 +164,22 @@ def _whole_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as held:
                     os.fsync(held.fileno())
+        _check_ours(path, ours, kind)  # it may have come meanwhile
         # a folder that is not empty cannot be replaced at once
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_ours(path: Path, ours: Callable[[Path], bool], kind: str) -> None:
+    if path.exists() and not ours(path):
+        raise FileExistsError(errno.EEXIST, f"what has this name is no {kind}, and is left as it is")
+
+
+def _is_zarr(path: Path) -> bool:
+    """Whether a zarr is replaced by another one, or an empty folder filled."""
+    return path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))
 
 
 def _beside(path: Path) -> Path:
@@ -168,7 +194,8 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _faults(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into an OutputError naming `path`, with what to do about it."""
     try:
         yield
     except BrokenPipeError:

@@ -14,8 +14,8 @@ ORDER: tuple[Verdict, ...] = ("good", "doubtful", "no")
 class Finding:
     """One section's answer.
 
-    `numbers` are plain JSON values by name, in the order in which they are shown: numbers, texts, and lists or mappings of them. `pictures` are
-    maps (H, W) of float32 between 0 and 1 by name, empty where nothing is to be seen. `advice` is empty where nothing is to be done.
+    `numbers` are plain JSON values by name, in the order in which they are shown: numbers, texts, and lists or mappings of them. `advice` is empty
+    where nothing is to be done.
     """
 
     section: str
@@ -23,7 +23,6 @@ class Finding:
     reason: str
     advice: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    pictures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

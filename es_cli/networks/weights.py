@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from es_cli.data.tensors import UnsoundHeader, check_header
 from es_cli.errors import DataError, said
 
 # where training scripts put the state dict among other things
@@ -46,10 +47,11 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise DataError("there is no such file of weights", where=str(file), hint="give the path of a .safetensors or .pth file")
     try:
         if file.suffix.lower() == ".safetensors":
+            check_header(file)
             with safe_open(str(file), framework="pt", device="cpu") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
         raw = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError) as error:
+    except (SafetensorError, OSError, EOFError, UnsoundHeader) as error:
         raise DataError(f"the weights cannot be read: {said(error, 120)}", where=str(file), hint="the file is not whole; copy it again") from error
     except Exception as error:  # torch raises whatever its reader stumbles over
         hint = "save the weights alone, torch.save(network.state_dict(), FILE), or as .safetensors"

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
+from es_cli.errors import Fault, SpecError
+
 Value = Any  # the union above: a recursive one would make pydantic try every branch and report them all
 Path_ = tuple[str | int, ...]
 
@@ -96,8 +98,13 @@ def folder_of(info: ValidationInfo | None) -> Path | None:
 
 
 def absolute(file: str, folder: Path | None) -> str:
-    """`file`, a path or glob, made absolute; `~` is the home folder."""
-    return file if folder is None else os.path.abspath(folder / Path(file).expanduser())
+    """`file`, a path or glob, made absolute; `~` is the home folder. Raises SpecError where a folder's name is no text."""
+    if folder is None:
+        return file
+    path = os.path.abspath(folder / Path(file).expanduser())
+    if not path.isascii() and path.encode(errors="ignore") != os.fsencode(path):
+        raise SpecError([Fault("the name of a folder is not in UTF-8, so that no spec can hold it", path, "rename the folder")])
+    return path
 
 
 def shown(value: Any) -> str:

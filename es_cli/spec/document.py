@@ -17,8 +17,8 @@ from es_cli.spec import wording
 from es_cli.spec.component import plain
 from es_cli.spec.overrides import apply_overrides, dotted, path_of
 from es_cli.spec.schema import Section, Spec
+from es_cli.spec.yaml_reader import MAX_BYTES, read_yaml
 from es_cli.spec.yaml_reader import Path as KeyPath
-from es_cli.spec.yaml_reader import read_yaml
 
 # what stands in for a required part that is missing, so that the rest can still be checked
 PLACEHOLDERS = {"physics": {"name": "Denoising"}, "model": {"name": "UNet"}}
@@ -112,7 +112,11 @@ def _plain_section(value: Any) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            held = file.read(MAX_BYTES + 1)  # of a device there is no end
+        if len(held) > MAX_BYTES:
+            raise SpecError([Fault(f"more than {MAX_BYTES} bytes; a spec takes a few thousand", str(path), "is this the right file?")])
+        return held.decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError([Fault("there is no such file", str(path), "give the path of a spec, a .yaml file")]) from None
     except UnicodeDecodeError:

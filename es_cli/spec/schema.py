@@ -17,6 +17,7 @@ __all__ = ["FROM_DATA", "PRECISIONS", "ArrayFile", "Component", "Data", "LossTer
 
 Precision = Literal["tf32", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+LONGEST_NAME = 200  # characters of a run's name; a file system takes 255 bytes
 FROM_DATA = "from-data"  # the mask is read off the zeros of the measurements
 
 
@@ -300,6 +301,12 @@ class Training(Section):
         default=None, description="validations without a better one before training stops"
     )
     validate_every: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="steps between two validations")
+    backoffs: Annotated[Whole, Field(ge=0)] = Field(
+        default=3, description="how often training that diverges goes back to its last validation with half the learning rate, before it gives up"
+    )
+    save_every: Annotated[Number, Field(gt=0)] | None = Field(
+        default=600.0, description="seconds between two saves of the state, beside those at validations; null: only at validations"
+    )
     freeze: Patterns = Field(default=(), description="parameters that are not trained, as patterns: [denoiser.*]")
     precision: Precision = Field(
         default="tf32",
@@ -342,6 +349,6 @@ class Spec(Section):
     @field_validator("name", mode="after")
     @classmethod
     def _a_folder_name(cls, name: str) -> str:
-        if re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.strip(". ") != name:
+        if re.search(r'[/\\:*?"<>|]', name) or not name.isprintable() or name.strip(". ") != name or name[0] == "-" or len(name) > LONGEST_NAME:
             raise ValueError(f"'{name}' cannot name a folder; use letters, digits, - and _")
         return name

@@ -16,6 +16,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
 MAX_NODES = 20_000  # after aliases are expanded
 
+_NOWHERE = re.compile("[\0\ud800-\udfff]")  # a run's spec.yaml is UTF-8
 _NULL = re.compile(r"(null|Null|NULL|~|)\Z")
 _BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?[0-9]{1,100}\Z")
@@ -136,6 +137,7 @@ class _Builder:
         self.lines: dict[Path, int] = {}
         self.faults: list[tuple[int, str, str]] = []
         self.nodes = 0
+        self.characters = 0
 
     def build(self, node: yaml.Node, path: Path, above: tuple[int, ...]) -> Any:
         line = node.start_mark.line + 1
@@ -152,8 +154,16 @@ class _Builder:
             return [self.build(item, (*path, i), above) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, above)
+        self._check_text(node.value, line)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return scalar(node.value) if plain else node.value
+
+    def _check_text(self, text: str, line: int) -> None:
+        self.characters += len(text)
+        if self.characters > MAX_BYTES:
+            raise _Refused(line, f"aliases expand to more than {MAX_BYTES} characters", "write the parts out, without * aliases")
+        if _NOWHERE.search(text):
+            raise _Refused(line, "a character that neither a name nor a file can hold", "leave out \\0 and halves of surrogate pairs")
 
     def _mapping(self, node: yaml.MappingNode, path: Path, above: tuple[int, ...]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -163,6 +173,8 @@ class _Builder:
             key = key_node.value
             if not isinstance(key, str):
                 self.faults.append((line, "a key that is a list or a mapping", "keys are plain words"))
+            elif _NOWHERE.search(key):
+                self.faults.append((line, "a key with a character that no name holds", "keys are plain words"))
             elif key == "<<" and key_node.style is None:
                 self.faults.append((line, "merge keys (<<) are not read", "write the keys out"))
             elif key in values:

@@ -97,6 +97,11 @@ class WithoutGradient(nn.Module):
         return self.network(*args, **kwargs)
 
 
+def takes_ground_truth(cls: Any) -> bool:
+    """Whether a class of deepinv's losses compares with the image x."""
+    return "x" in inspect.signature(cls.forward).parameters
+
+
 class LibraryLoss(nn.Module):
     """A loss of deepinv as a term of an objective.
 
@@ -109,9 +114,8 @@ class LibraryLoss(nn.Module):
         super().__init__()
         self.loss, self.purpose, self.follows = loss, purpose, frozenset(follows)
         self.adapts = type(loss).adapt_model is not Loss.adapt_model
-        takes = inspect.signature(loss.forward).parameters
-        self.needs_ground_truth = "x" in takes
-        self.needs_image = "x_net" in takes or self.adapts
+        self.needs_ground_truth = takes_ground_truth(type(loss))
+        self.needs_image = "x_net" in inspect.signature(loss.forward).parameters or self.adapts
         self.learns = bool(getattr(loss, "unsure", False))
         if type(loss) in {SplittingLoss, WeightedSplittingLoss, RobustSplittingLoss}:
             loss.split = split

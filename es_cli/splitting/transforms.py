@@ -87,10 +87,15 @@ class Defects:
 
 def defects(group: TransformGroup, image_shape: Sequence[int]) -> Defects:
     """How far elements of `group` are from being undone and from being orthogonal, on random images (C, …, H, W)."""
+    return element_defects([*group.elements()[:TRIED], *group.sample(TRIED, stream_seed(0, "defects", 1))], image_shape)
+
+
+def element_defects(elements: Sequence[Element], image_shape: Sequence[int], device: torch.device | str = "cpu") -> Defects:
+    """How far these elements are from being undone and from being orthogonal, on random images (C, …, H, W)."""
     rng = generator(stream_seed(0, "defects"))
-    x, z = torch.randn(2, 1, *image_shape, generator=rng)
+    x, z = torch.randn(2, 1, *image_shape, generator=rng).to(device)
     trips, adjoints, names = [], [], []
-    for element in [*group.elements()[:TRIED], *group.sample(TRIED, stream_seed(0, "defects", 1))]:
+    for element in elements:
         moved = element.act(x)
         trips.append(_relative(element.inverse(moved), x) if moved.shape == x.shape else float("inf"))
         adjoints.append(_relative(element.inverse(z), _adjoint(element, z)) if moved.shape == x.shape else float("inf"))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from es_cli.training.state import Snapshot
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,17 @@ class Started:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step was made: the loss of its batch before it, the learning rate, each loss term unweighted, seconds it took."""
+    """One optimizer step was made: the loss of its batch before it, the learning rate, each loss term unweighted, seconds it took.
+
+    `skipped`: it was left out, since its loss or its gradient is not finite.
+    """
 
     step: int
     loss: float
     lr: float
     terms: dict[str, float]
     seconds: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,13 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Resting:
+    """Every loss up to the last step was told and nothing is under way: the moment to save `snapshot`, or to stop after it was saved."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
 class Previewed:
     path: Path
 
@@ -54,7 +69,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The end: `reason` is finished, patience or signal."""
+    """The end: `reason` is finished, patience, signal or time."""
 
     step: int
     reason: str
@@ -62,4 +77,4 @@ class Stopped:
     best_loss: float
 
 
-Event = Started | Step | Validated | Previewed | Note | Stopped
+Event = Started | Step | Validated | Resting | Previewed | Note | Stopped

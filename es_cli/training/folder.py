@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from es_cli import catalog
@@ -12,6 +12,7 @@ from es_cli.data.writers import write_bytes
 from es_cli.errors import OutputError, UsageError
 from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
+from es_cli.training.lock import LOCK, FolderLock
 
 SPEC, MARK = "spec.yaml", "environment.json"  # the mark: written when training starts, and no user's file is called so beside a spec
 RUNS = Path("runs")
@@ -23,10 +24,16 @@ WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "pro
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A claimed folder. `replaces`: an older run lies in it, which is kept until the new one can start."""
+    """A claimed folder. `replaces`: an older run lies in it, which is kept until the new one can start. `lock` is held until `release`."""
 
     path: Path
     replaces: bool = False
+    lock: FolderLock | None = field(default=None, compare=False, repr=False)
+
+    def release(self) -> None:
+        """Let others in."""
+        if self.lock is not None:
+            self.lock.release()
 
     def start(self, spec: Spec) -> None:
         """Nothing can go wrong any more before the first step: what an older run wrote goes, and nothing else. Raises OutputError."""
@@ -47,6 +54,7 @@ class RunFolder:
 
     def give_up(self) -> None:
         """Nothing was trained: a folder with a spec that cannot run helps nobody, and a run to be replaced is kept."""
+        self.release()
         if self.replaces:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -55,19 +63,53 @@ class RunFolder:
                 RUNS.rmdir()
 
 
+class Keeper:
+    """Keeps the folder of a run under way: ours alone, and with the files that make it a run."""
+
+    def __init__(self, folder: Path, lock: FolderLock | None) -> None:
+        self.folder, self._lock = folder, lock or FolderLock(folder)
+        self._files: dict[str, bytes] = {}
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one of these files. Raises OutputError."""
+        write_bytes(self.folder / name, content)
+
+    def remember(self) -> None:
+        """Remember these files as they are now."""
+        self._files = {name: (self.folder / name).read_bytes() for name in (SPEC, MARK) if (self.folder / name).is_file()}
+
+    @property
+    def lost(self) -> bool:
+        """Whether the folder was removed, or another has taken its name."""
+        return not self._lock.held or not (self.folder / SPEC).is_file()
+
+    def make_again(self) -> None:
+        """The folder, with these files. Raises OutputError, also where another process trains there by now."""
+        if not self.lost:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        except UsageError as error:
+            raise OutputError(f"cannot be written: {error.fault.what}", where=str(self.folder), hint=error.fault.hint) from error
+        for name, content in self._files.items():
+            write_bytes(self.folder / name, content)
+
+
 def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> RunFolder:
     """Make the folder of a run and write its spec: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
 
-    One to overwrite is left as it is. Raises UsageError where `explicit` exists and may not be overwritten, OutputError where the folder
-    cannot be made.
+    One to overwrite is left as it is. The folder is locked: whoever trains in it releases it. Raises UsageError where `explicit` exists and may
+    not be overwritten, or another process trains in it, OutputError where the folder cannot be made.
     """
     if explicit is not None and explicit.exists():
         if not overwrite:
             raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
         if not _holds_a_run(explicit):
             raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
-        return RunFolder(explicit, replaces=True)
-    folder = RunFolder(_made(spec.name, explicit))
+        return RunFolder(explicit, True, FolderLock(explicit).take())
+    path = _made(spec.name, explicit)
+    folder = RunFolder(path, lock=FolderLock(path).take())
     try:
         write_bytes(folder.path / SPEC, to_yaml(spec).encode())
     except OutputError:
@@ -78,7 +120,7 @@ def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> 
 
 def _holds_a_run(path: Path) -> bool:
     """Whether a run was started here, or claimed the folder and got no further; a folder of a user's own spec and data is none."""
-    return (path / MARK).is_file() or (path.is_dir() and [entry.name for entry in path.iterdir()] == [SPEC])
+    return (path / MARK).is_file() or (path.is_dir() and {entry.name for entry in path.iterdir()} - {LOCK} == {SPEC})
 
 
 def _made(name: str, explicit: Path | None) -> Path:

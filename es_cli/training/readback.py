@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_cli.errors import Diverged
 from es_cli.training.events import Step
+from es_cli.training.stepping import Made
 
 # how many steps are asked about at once: asking costs a GPU a copy, and a CPU nothing
 STEPS_AT_ONCE = {"cpu": 1, "cuda": 10}
@@ -21,7 +20,7 @@ STEPS_AT_ONCE = {"cpu": 1, "cuda": 10}
 
 @dataclass(frozen=True)
 class _Made:
-    """A step that was made: `values` (1 + terms,) holds its loss and then its terms, on the device."""
+    """A step: `values` (2 + terms,) holds whether it was made, its loss and then its terms, on the device."""
 
     step: int
     values: Tensor
@@ -32,7 +31,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _OnTheWay:
-    """Steps whose values (steps, 1 + terms) are being copied to the host; `event` says when they are there, None: they are."""
+    """Steps whose values (steps, 2 + terms) are being copied to the host; `event` says when they are there, None: they are."""
 
     made: list[_Made]
     values: Tensor
@@ -56,21 +55,25 @@ class Readback:
         self._sent: deque[_OnTheWay] = deque()
         self._last = 0.0
 
-    def add(self, step: int, loss: Tensor, terms: dict[str, Tensor], lr: float, started: float) -> None:
-        """A step was made, which began at `started`; its loss and terms are scalars on the device."""
-        values = torch.stack([loss.detach().float(), *(term.float() for term in terms.values())])
-        self._made.append(_Made(step, values, tuple(terms), lr, started))
+    def add(self, step: int, made: Made, lr: float, started: float) -> None:
+        """A step was made, or left out, which began at `started`."""
+        values = torch.stack([made.sound.float(), made.loss.detach().float(), *(term.float() for term in made.terms.values())])
+        self._made.append(_Made(step, values, tuple(made.terms), lr, started))
         if len(self._made) >= self.at_once:
             self._send()
 
     def read(self, wait: bool = False) -> Iterator[Step]:
-        """The steps whose losses have come; all that were made if `wait`. Raises Diverged where a loss is not finite."""
+        """The steps whose losses have come; all that were made if `wait`."""
         if wait and self._made:
             self._send()
         while self._sent and (wait or self._sent[0].arrived):
             sent = self._sent.popleft()
             sent.wait()
             yield from self._steps(sent)
+
+    def forget(self) -> None:
+        """Nobody asks any more for the steps whose losses have not been read."""
+        self._made, self._sent = [], deque()
 
     def _send(self) -> None:
         values, event = torch.stack([one.values for one in self._made]), None
@@ -87,7 +90,5 @@ class Readback:
         # steps overlap on a GPU: they took the time since those before them were seen to be done
         seconds = (now - max(sent.made[0].started, self._last)) / len(sent.made)
         self._last = now
-        for one, (loss, *terms) in zip(sent.made, sent.values.tolist(), strict=True):
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {one.step}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
-            yield Step(one.step, loss, one.lr, dict(zip(one.names, terms, strict=True)), seconds)
+        for one, (sound, loss, *terms) in zip(sent.made, sent.values.tolist(), strict=True):
+            yield Step(one.step, loss, one.lr, dict(zip(one.names, terms, strict=True)), seconds, skipped=not sound)

@@ -5,51 +5,53 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
-from es_cli import catalog, figures
+from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
-from es_cli.data.batches import in_order, steps_per_epoch
+from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged, said
+from es_cli.errors import CheckpointError, Diverged, OutputError, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
-from es_cli.spec.document import to_dict
+from es_cli.spec.document import to_dict, to_yaml
 from es_cli.spec.schema import Spec
-from es_cli.splitting.averaging import ONE_CALL
-from es_cli.training.events import Event, Note, Previewed, Started, Step, Stopped, Validated
-from es_cli.training.folder import MARK, SPEC, RunFolder
-from es_cli.training.loop import fit, new_state, total_steps, validation_interval
+from es_cli.training.changes import Change, read_run
+from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
+from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
+from es_cli.training.lock import FolderLock
+from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
+from es_cli.training.metrics import Metrics
+from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
+from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
+from es_cli.training.schedule import extended
+from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
-COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib")
-LATER = {"peak_memory_mib"}  # columns that runs of older versions lack
-PREVIEW_SAMPLES = 4
-PREVIEW_SHARE = 0.03  # of the time of training
+OUT_OF_TIME = 124
 
 
 class Interrupted(BaseException):
-    """A signal stopped the run after its state was saved; `run_dir` is what `--resume` wants."""
+    """A signal, or the time that was allowed where `number` is None, stopped the run after its state was saved; `run_dir` is what `--resume` wants."""
 
-    def __init__(self, number: int, run_dir: Path) -> None:
-        super().__init__(f"stopped by signal {number}")
+    def __init__(self, number: int | None, run_dir: Path) -> None:
+        super().__init__("stopped by the time that was allowed" if number is None else f"stopped by signal {number}")
         self.signal, self.run_dir = number, run_dir
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell gives where a signal ended a process, and `timeout` where time did."""
+        return OUT_OF_TIME if self.signal is None else 128 + self.signal
 
 
 def train(
@@ -58,41 +60,62 @@ def train(
     *,
     device: str = "auto",
     init_from: Path | None = None,
+    until: float | None = None,
     on_event: Listener = lambda event: None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
-    `init_from` is a checkpoint whose network is the start, None for fresh weights. Raises any EsError, the folder then being given up;
-    Interrupted after a signal, with the state saved.
+    `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
+    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
+    with the state saved.
     """
     with ExitStack() as stack:
+        stack.callback(folder.release)
         try:
             where = resolve_device(device)
             stack.enter_context(machine(where))
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
-            run = _Run(experiment, folder.path, where, on_event)
+            run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
             raise
         folder.start(spec)
-        write_bytes(folder.path / MARK, json.dumps(_environment(where), indent=1).encode())
-        return run.go(resumed=False)
+        run.keeper.write(MARK, json.dumps({**_environment(where), "init_from": init_from is not None}, indent=1).encode())
+        return run.begin()
 
 
-def resume(run_dir: Path, *, device: str = "auto", on_event: Listener = lambda event: None) -> Path:
+def resume(
+    run_dir: Path, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
+) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    Raises CheckpointError where the folder holds no run or no state.
+    `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` as in `train`. Raises Interrupted as it does, CheckpointError
+    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
     """
-    spec_file = run_dir / SPEC
-    if not spec_file.is_file():
-        raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
-    where = resolve_device(device)
-    with machine(where):
-        experiment = build_experiment(catalog.load_spec(spec_file), where)
-        return _Run(experiment, run_dir, where, on_event).go(resumed=True)
+    read_run(run_dir, changes)
+    with ExitStack() as stack:
+        lock = FolderLock(run_dir).take()
+        stack.callback(lock.release)
+        before, spec, changed = read_run(run_dir, changes)
+        where = resolve_device(device)
+        stack.enter_context(machine(where))
+        experiment = build_experiment(spec, where)
+        states = StateFiles(run_dir)
+        snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
+        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
+        run = _Run(experiment, Keeper(run_dir, lock), states, where, on_event, until, horizon)
+        return run.go_on(snapshot, good, changed)
+
+
+def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
+    """The state to go on from, and that of the last validation; None where the run was stopped before its first. Raises CheckpointError."""
+    clear_away(run_dir)
+    if not states.exist and _started_afresh(run_dir):
+        tell("this run was stopped before its first state was saved: it starts anew")
+        return None, None
+    return states.read(tell)
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -111,57 +134,86 @@ def _environment(device: torch.device) -> dict[str, Any]:
 class _Run:
     """The run directory and what is written to it as events come."""
 
-    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, on_event: Listener) -> None:
-        self.experiment, self.folder, self.device, self.tell = experiment, folder, device, on_event
-        self.model = folder / "model.safetensors"
-        self.state_file = folder / "state" / "state.safetensors"
+    def __init__(
+        self, experiment: Experiment, keeper: Keeper, states: StateFiles, device: torch.device, on_event: Listener, until: float | None, horizon: int | None = None
+    ) -> None:
+        self.experiment, self.keeper, self.states, self.device, self.tell = experiment, keeper, states, device, on_event
+        self.folder = folder = keeper.folder
+        self.model = folder / MODEL
         self.steps = total_steps(experiment.spec, experiment.train)
         self.every = validation_interval(experiment.spec, experiment, self.steps)
         self.running, average = self._running(), self._average()
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
-        self.state = new_state(experiment, average, self.steps, self.running)
-        self.rows: list[dict[str, Any]] = []
-        self.since: list[Step] = []
-        self.preview_seconds, self.started = 0.0, time.monotonic()
+        self.state = new_state(experiment, average, self.steps, self.running, horizon)
+        self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
+        self.saver = Saver(self.note)
+        self.good: Snapshot | None = None
+        self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
+        self._complained = False  # that pictures cannot be written
+        self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
 
-    def go(self, resumed: bool) -> Path:
-        if resumed:
-            self._continue()
-            if self.state.progress.done:
-                self.tell(Note(f"this run is finished ({self.state.progress.done}); nothing to do"))
-                return self.model
-        else:
-            self._keep_test_data()
+    def begin(self) -> Path:
+        """Train from the first step."""
+        self._keep_test_data()
+        return self._go(first=True)
+
+    def go_on(self, snapshot: Snapshot | None, good: Snapshot | None, changed: Sequence[Change]) -> Path:
+        """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
+        self.good = good
+        if snapshot is not None:
+            try:
+                self.state.restore(snapshot)
+            except UNREADABLE as error:
+                raise unreadable(self.states.newest, error) from error
         progress, spec = self.state.progress, self.experiment.spec
-        for name in catalog.left_to_samples(spec.physics, spec.data.train) if spec.data is not None else ():
-            self.tell(Note(f"physics has no {name}: the checkpoint keeps that of the first sample, for measurements that come without --param {name}=FILE"))
-        self.tell(
-            Started(
-                self.folder,
-                self.steps,
-                progress.step,
-                sum(p.numel() for p in self.experiment.network.parameters() if p.requires_grad),
-                len(self.experiment.train),
-                len(self.experiment.validation),
-                str(self.device),
-                self.experiment.reconstruction.rule.network_calls,
-            )
-        )
-        with _signals() as caught:
+        self.metrics.resume(progress.step)
+        if progress.done and ended(spec, progress, self.steps):
+            self.note(f"this run is finished ({progress.done}); nothing to do")
+            return self.model
+        progress.done = ""
+        if self.model.is_file():
+            held = self.model.read_bytes()
+            self._best = lambda: write_bytes(self.model, held)
+        if changed:
+            end = self.state.schedule_end
+            words = extended(spec, end, self.steps) if end is not None and self.steps > end else ""
+            self.note(f"changed from step {progress.step} on: {', '.join(map(str, changed))}; {self.steps} steps in all")
+            if words:
+                self.note(words)
+            self.keeper.write(SPEC, to_yaml(spec).encode())
+        return self.begin() if snapshot is None else self._go(first=False)
+
+    def _go(self, first: bool) -> Path:
+        self.keeper.remember()
+        self._tell_of_the_start()
+        with self.rests.listening(), self.saver:
+            if first:
+                # from here on there is something to go on from
+                self.good = self.state.snapshot()
+                self.saver.put(STATE, self._written_state(self.good))
+                self.saver.flush()
             self._warm_up()
             try:
-                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, lambda: bool(caught)):
+                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
                     self._consume(event)
-                    if caught and not isinstance(event, Stopped) and not self._validation_follows(event):
-                        self.state.save(self.state_file)
-                        self.tell(Stopped(progress.step, "signal", progress.best_step, progress.best_loss))
-                        raise Interrupted(caught[0], self.folder)
             except Diverged as error:
+                self.saver.finish()
+                progress = self.state.progress
                 kept = f"the weights of step {progress.best_step} are in {self.model}" if self.model.exists() else "no weights were good enough to keep"
-                hint = f"{kept}; {error.fault.hint}"
-                raise Diverged(error.fault.what, where=spec.name, hint=hint) from error
+                raise Diverged(error.fault.what, where=self.experiment.spec.name, hint=f"{kept}; {error.fault.hint}") from error
         return self.model
+
+    def note(self, text: str) -> None:
+        self.tell(Note(text))
+
+    def _tell_of_the_start(self) -> None:
+        spec, experiment = self.experiment.spec, self.experiment
+        for name in catalog.left_to_samples(spec.physics, spec.data.train) if spec.data is not None else ():
+            self.note(f"physics has no {name}: the checkpoint keeps that of the first sample, for measurements that come without --param {name}=FILE")
+        trained = sum(p.numel() for p in experiment.network.parameters() if p.requires_grad)
+        counts = trained, len(experiment.train), len(experiment.validation)
+        self.tell(Started(self.folder, self.steps, self.state.progress.step, *counts, str(self.device), experiment.reconstruction.rule.network_calls))
 
     def _warm_up(self) -> None:
         data, made = self.experiment.train, self.experiment.reconstruction
@@ -169,33 +221,67 @@ class _Run:
             y, _, physics, _ = made.batch(data, next(in_order(data, self.experiment.spec.training.batch_size)), self.device)
             self.running.warm_up(self.experiment.network, y, physics)
 
-    def _validation_follows(self, event: Event) -> bool:
-        """Stopping between a step and its validation would lose the validation: a resumed run would go on with the next step.
-
-        The last step that was made counts, which on a GPU may be a later one than that of the event.
-        """
-        step = self.state.progress.step
-        return isinstance(event, Step) and (step % self.every == 0 or step == self.steps)
+    def _is_to_rest(self) -> bool:
+        """Whether the state is to be saved now; not on schedule while the one before is still being written."""
+        return self.rests.due() and (bool(self.rests.reason) or self.rests.asked or not self.saver.busy)
 
     def _consume(self, event: Event) -> None:
-        if isinstance(event, Step):
-            self.since.append(event)
-        elif isinstance(event, Validated):
-            self._record(event)
+        if isinstance(event, Validated):
+            self.metrics.add(event, self.state.progress, peak_memory(self.device))
+            for name, write in self.metrics.writers().items():
+                self.saver.put(name, write)
             if event.best:
-                self._save_model(event)
-            self.state.save(self.state_file)
+                self._put_model(self._written_model(event))
+        elif isinstance(event, Resting):
+            self._save(event)
+            return
         self.tell(event)
         if isinstance(event, (Validated, Stopped)):
             self._preview(last=isinstance(event, Stopped))
         if isinstance(event, Stopped):
-            self.state.save(self.state_file)
+            self._save(Resting(self.state.snapshot()))
+            self.saver.finish()
 
-    def _save_model(self, event: Validated) -> None:
+    def _save(self, rest: Resting) -> None:
+        """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
+        if self.keeper.lost:
+            self._put_everything()
+        self.saver.put(STATE, self._written_state(rest.snapshot))
+        if self.rests.asked:
+            self.note(f"asked by a signal to save: the state of step {rest.snapshot.step} is being written")
+        self.rests.saved()
+        reason, progress = self.rests.reason, self.state.progress
+        if not reason or progress.done:
+            self.saver.flush()
+            return
+        self.saver.finish()
+        self.tell(Stopped(progress.step, reason, progress.best_step, progress.best_loss))
+        raise Interrupted(self.rests.signal, self.folder)
+
+    def _put_everything(self) -> None:
+        """The folder was removed: what a run needs is written anew, the best weights too."""
+        self.note(f"{self.folder} was removed, and is made again with what this run still knows")
+        self.saver.put(FOLDER, self.keeper.make_again)
+        self.saver.put("data", self._keep_test_data)
+        for name, write in self.metrics.writers().items():
+            self.saver.put(name, write)
+        if self._best is not None:
+            self.saver.put(MODEL, self._best)
+
+    def _put_model(self, write: Callable[[], None]) -> None:
+        self._best = write
+        self.saver.put(MODEL, write)
+
+    def _written_state(self, snapshot: Snapshot) -> Callable[[], None]:
+        return lambda: self.states.write(snapshot)
+
+    def _written_model(self, event: Validated) -> Callable[[], None]:
+        """What writes the weights as they are now."""
         experiment = self.experiment
         tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
-        tensors.update(experiment.operator.arrays)
         tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
+        tensors = {key: value.detach().cpu().clone() for key, value in tensors.items()}
+        tensors.update(experiment.operator.arrays)
         # weights that a spec named as a file are in the tensors by now; its path would say where they lay
         resolved = experiment.resolved
         losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
@@ -210,63 +296,19 @@ class _Run:
         }
         if experiment.operator.image.free:
             measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
-        save_checkpoint(self.model, Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step}), tensors)
-
-    def _record(self, event: Validated) -> None:
-        seconds = sum(step.seconds for step in self.since)
-        per_epoch = steps_per_epoch(self.experiment.train, self.experiment.spec.training.batch_size)
-        size = len(self.experiment.train) / per_epoch  # of a batch, on average
-        count = max(1, len(self.since))
-        self.rows.append(
-            {
-                "step": event.step,
-                "epoch": round(event.step / per_epoch, 3),
-                "loss": sum(step.loss for step in self.since) / count,
-                "lr": self.since[-1].lr if self.since else None,
-                "validation_loss": event.loss,
-                "validation_psnr": event.psnr,
-                "best": event.best,
-                "samples_per_second": count * size / seconds if seconds else None,
-                "peak_memory_mib": peak_memory(self.device),
-            }
-        )
-        self.since = []
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_bytes(self.folder / "metrics.jsonl", lines.encode())
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_bytes(self.folder / "metrics.csv", table.getvalue().encode())
+        metadata = Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step})
+        return lambda: save_checkpoint(self.model, metadata, tensors)
 
     def _preview(self, last: bool) -> None:
-        """Pictures, never more often than their share of the time allows; they change nothing that is trained."""
-        now = time.monotonic()
-        if not self.experiment.spec.training.preview or (not last and self.preview_seconds > PREVIEW_SHARE * (now - self.started)):
+        try:
+            path = self.previews.draw(self.state, self.metrics.rows, last)
+        except OutputError as error:
+            if not self._complained:
+                self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+            self._complained = True
             return
-        path = self.folder / "previews" / f"step-{self.state.progress.step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        figures.preview(path, self._panels(full=last))
-        figures.progress(self.folder / "progress.png", self.rows)
-        self.preview_seconds += time.monotonic() - now
-        self.tell(Previewed(path))
-
-    @torch.no_grad()
-    def _panels(self, full: bool) -> dict[str, Any]:
-        data, made = self.experiment.validation, self.experiment.reconstruction
-        positions = next(in_order(data, PREVIEW_SAMPLES))
-        y, x, params = data.batch(positions, self.device)
-        network = self.state.evaluated
-        network.eval()
-        image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8, params=params)
-        panels = {"adjoint": made.physics_of(y, params).A_adjoint(y), "reconstruction": image}
-        if x is not None:
-            panels["ground truth"] = x
-        self.state.network.train()
-        return {title: panel.cpu().numpy() for title, panel in panels.items()}
+        if path is not None:
+            self.tell(Previewed(path))
 
     def _average(self) -> torch.nn.Module | None:
         spec, experiment = self.experiment.spec, self.experiment
@@ -278,14 +320,7 @@ class _Run:
 
     def _running(self) -> Running:
         training = self.experiment.spec.training
-        return Running(self.device, training.precision, training.compile, lambda text: self.tell(Note(text)))
-
-    def _continue(self) -> None:
-        self.state.load(self.state_file)
-        metrics = self.folder / "metrics.jsonl"
-        if metrics.is_file():
-            rows = [_row(line) for line in metrics.read_text(errors="replace").splitlines()]
-            self.rows = [row for row in rows if row is not None and row["step"] <= self.state.progress.step]
+        return Running(self.device, training.precision, training.compile, self.note)
 
     def _keep_test_data(self) -> None:
         """Simulated test pairs are kept beside the checkpoint: `evaluate` cannot read them from anywhere else."""
@@ -302,6 +337,14 @@ class _Run:
             _write_samples(self.folder / "data", f"test_{name}", [of_name[position] for position in sorted(of_name)])
 
 
+def _started_afresh(folder: Path) -> bool:
+    """Whether a run had begun to train, from weights that follow from its seed."""
+    try:
+        return json.loads((folder / MARK).read_text())["init_from"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # older versions did not say
+
+
 def _write_samples(folder: Path, name: str, arrays: list[np.ndarray]) -> None:
     """One .npy of samples of one shape; a folder with one for each where they differ, in the order of their names."""
     if len({array.shape for array in arrays}) == 1:
@@ -309,35 +352,3 @@ def _write_samples(folder: Path, name: str, arrays: list[np.ndarray]) -> None:
         return
     for i, array in enumerate(arrays):
         write_array(folder / name / f"{i:06d}.npy", array)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """A row of metrics.jsonl; None where the line was damaged: metrics inform, and must not keep a run from going on."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or not set(COLUMNS) - LATER <= set(row):
-        return None
-    return {column: row.get(column) for column in COLUMNS}
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM is remembered and ends the run at the next step; a second one acts as it always does."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
-    before = {number: signal.signal(number, remember) for number in numbers}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

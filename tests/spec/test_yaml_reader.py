@@ -124,3 +124,17 @@ def test_syntax_is_reported_in_one_line(text: str, line: int) -> None:
     assert message.startswith(f"s.yaml:{line}: ")
     assert "\n" not in message
     assert "; " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('a: &a "' + "x" * 100_000 + '"\nb: [' + "*a, " * 100 + "]\n", "aliases expand to more than 1048576 characters"),
+        ('a: "x\\0y"\n', "neither a name nor a file can hold"), ('a: "\\ud800"\n', "neither a name nor a file can hold"), ('"a\\0": 1\n', "no name holds"),
+        ("a: \0\n", "cannot stand in YAML"), ("a: [" + "1, " * 30_000 + "]\n", "more than 20000 values"), ("- " * 3000, "nested more than 40 deep"),
+        ("\n".join(f"k{i}: &a{i} 1" for i in range(30_000)), "more than 20000 values"), ("%TAG ! tag:yaml.org,2002:python/\n---\na: !name:os.system x\n", "is not allowed"),
+        ("a: !<tag:yaml.org,2002:python/name:os.system> x\n", "is not allowed"), ("---\n" * 100, "second YAML document"), ("? [a]\n: 1\n", "a key that is a list"),
+    ],
+)  # fmt: skip
+def test_hostile_text(text: str, word: str) -> None:
+    assert word in refusal(text)

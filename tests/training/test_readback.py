@@ -11,14 +11,14 @@ import torch
 from problems import train_in
 
 from es_cli.catalog import load_spec
-from es_cli.errors import Diverged
 from es_cli.experiment import build_experiment
 from es_cli.networks.running import Running
 from es_cli.training import readback as module
-from es_cli.training.events import Step, Validated
+from es_cli.training.events import Resting, Step, Validated
 from es_cli.training.loop import fit, new_state
 from es_cli.training.readback import Readback
 from es_cli.training.run import resume
+from es_cli.training.stepping import Made
 
 CPU = torch.device("cpu")
 # ways from a tensor to a number; each makes a GPU catch up
@@ -40,6 +40,8 @@ def test_steps_between_validations_ask_the_device_for_nothing(physics, consisten
     if consistency:
         changes += ["physics.noise_model={name: GaussianNoise, sigma: 0.1}", f"losses.0={{name: EquivariantSplittingLoss, consistency_loss: {json.dumps(consistency)}}}"]
     experiment = build_experiment(load_spec(spec, [*changes, "data.scale=per-sample"]), CPU)
+    state = new_state(experiment, None, 6)
+    good = state.snapshot()
     asked: list[str] = []
     for name in ASKING:
         original = getattr(torch.Tensor, name)
@@ -51,13 +53,13 @@ def test_steps_between_validations_ask_the_device_for_nothing(physics, consisten
 
         monkeypatch.setattr(torch.Tensor, name, watched)
     before_validation: list[int] = []
-    events = fit(experiment, new_state(experiment, None, 6), 6, 3, CPU)
+    events = fit(experiment, state, 6, 3, CPU, good=good)
     seen = []
     for event in events:
         if isinstance(event, Step) and event.step in (1, 4):
             # the losses of the three steps before a validation come together, just before it
             before_validation.append(len(asked))
-        if isinstance(event, Validated):
+        if isinstance(event, Resting):
             asked.clear()
         seen.append(event)
     assert [event.step for event in seen if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
@@ -66,10 +68,10 @@ def test_steps_between_validations_ask_the_device_for_nothing(physics, consisten
 
 def test_a_step_that_asked_would_be_seen(inpainting, like_a_gpu, monkeypatch):
     """The test above is no decoration."""
-    from es_cli.training import loop
+    from es_cli.training import stepping
 
-    descend = loop._descend
-    monkeypatch.setattr(loop, "_descend", lambda state, loss, clip: float(loss.detach()) and None or descend(state, loss, clip))
+    descend = stepping._descend
+    monkeypatch.setattr(stepping, "_descend", lambda state, loss, *rest: (float(loss.detach()), descend(state, loss, *rest))[1])
 
     class Inpainting:
         def getfixturevalue(self, name):
@@ -107,7 +109,7 @@ def test_steps_are_read_when_they_have_come_and_in_order(monkeypatch):
     sends = iter(events)
     monkeypatch.setattr(made, "_send", lambda send=made._send: (send(), made._sent.append(module._OnTheWay(*_parts(made._sent.pop()), next(sends))))[0])
     for step in range(1, 6):
-        made.add(step, torch.tensor(float(step)), {"es": torch.tensor(2.0 * step)}, 0.1, 0.0)
+        made.add(step, Made(torch.tensor(float(step)), {"es": torch.tensor(2.0 * step)}, torch.tensor(True)), 0.1, 0.0)
     assert list(made.read()) == []
     events[1].done = True
     assert list(made.read()) == []  # the first comes first
@@ -120,11 +122,11 @@ def _parts(sent):
     return sent.made, sent.values
 
 
-def test_a_loss_that_is_not_finite_is_reported_with_its_step():
+def test_a_step_that_was_left_out_is_reported_as_such():
     made = Readback(CPU)
-    made.add(7, torch.tensor(float("nan")), {}, 0.1, 0.0)
-    with pytest.raises(Diverged, match="nan at step 7"):
-        list(made.read())
+    made.add(7, Made(torch.tensor(float("nan")), {}, torch.tensor(False)), 0.1, 0.0)
+    (step,) = made.read()
+    assert step.step == 7 and step.skipped and step.loss != step.loss
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
@@ -155,16 +157,16 @@ def test_no_step_waits_for_the_gpu(problem, share, request, monkeypatch):
     spec = load_spec(request.getfixturevalue(problem), ["training.gradient_clip=1.0"])
     experiment = build_experiment(spec, device)
     state = new_state(experiment, None, 60, Running(device))
-    step = loop._step
+    step = loop.make_step
 
-    def strict(experiment, state, number, batch):
+    def strict(experiment, state, number, *rest, **options):
         torch.cuda.set_sync_debug_mode("error" if number > 20 else "default")
         try:
-            return step(experiment, state, number, batch)
+            return step(experiment, state, number, *rest, **options)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(loop, "_step", strict)
+    monkeypatch.setattr(loop, "make_step", strict)
     events = list(fit(experiment, state, 60, 30, device))
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, 61))
 

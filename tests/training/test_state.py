@@ -91,9 +91,9 @@ def test_a_run_in_float16_goes_on_with_the_scale_that_it_had(inpainting, monkeyp
             raise Cut
 
     saved, loaded = [], []
-    save, load = TrainingState.save, TrainingState.load
-    monkeypatch.setattr(TrainingState, "save", lambda self, path: saved.append(self.scaler.get_scale()) or save(self, path))
-    monkeypatch.setattr(TrainingState, "load", lambda self, path: load(self, path) or loaded.append(self.scaler.get_scale()))
+    snapshot, restore = TrainingState.snapshot, TrainingState.restore
+    monkeypatch.setattr(TrainingState, "snapshot", lambda self: saved.append(self.scaler.get_scale()) or snapshot(self))
+    monkeypatch.setattr(TrainingState, "restore", lambda self, held: restore(self, held) or loaded.append(self.scaler.get_scale()))
     spec = load_spec(inpainting, ["training.precision=float16", "training.steps=10", "training.validate_every=5"])
     with pytest.raises(Cut):
         train(spec, claim(spec, inpainting.parent / "cut"), device="cuda", on_event=cut)

@@ -18,8 +18,10 @@ from es_cli.data.geometry import Geometry
 from es_cli.data.npy import DAMAGED, Header
 from es_cli.errors import DataError, OutputError, said
 
-DEFLATE_LIMIT = 1032  # deflate cannot expand one byte to more
-CLAIM_LIMIT = 1 << 26  # bytes that a file may claim beyond what it could have compressed
+RATIO_LIMIT = 100  # how much measurements can be packed: half of a mask's bits in float32 are 1/30, images 1/5
+FREE_CLAIM = 1 << 27  # bytes that a file may claim however well it is packed, such as an array of zeros
+FREE_ROWS = 1 << 34  # the same of an array of which a few samples at a time are read
+UNTRUSTED = "the file is damaged or not to be trusted"
 EXTRA = "pip install 'es-cli[files]'"
 
 # what the decoders log goes to standard error where nobody handles it; what matters comes as a DataError
@@ -37,6 +39,10 @@ class ArrayReader(ABC):
     def by_rows(self) -> bool:
         """Whether `read_rows` is the way to a few samples; else `read` costs nothing, or all of the file. Raises DataError."""
         return False
+
+    def array_names(self) -> list[str]:
+        """The names of the arrays in the file; none where it holds one without a name. Raises DataError."""
+        return []
 
     @abstractmethod
     def header(self, key: str | None) -> Header:
@@ -85,7 +91,7 @@ def decoding(path: Path) -> Iterator[None]:
         raise DataError(f"not a whole {suffix_of(path)} file: {said(error, 120)}", where=str(path), hint=DAMAGED) from error
 
 
-def check_claim(claimed: int, held: int, where: str) -> None:
-    """DataError where `held` bytes, compressed or not, cannot be the `claimed` ones."""
-    if claimed > 2 * DEFLATE_LIMIT * held + CLAIM_LIMIT:
-        raise DataError(f"claims {claimed} bytes, and holds {held}", where=where, hint="the file is damaged or not to be trusted")
+def check_claim(claimed: int, held: int, where: str, free: int = FREE_CLAIM) -> None:
+    """DataError where `held` bytes, compressed or not, would have to be packed as no measurements are to be the `claimed` ones; `free` are not counted."""
+    if claimed > RATIO_LIMIT * held + free:
+        raise DataError(f"claims {claimed} bytes, and holds {held}", where=where, hint=UNTRUSTED)

@@ -87,7 +87,7 @@ def write_cfl(values: IO[bytes], header: IO[bytes], path: Path, array: np.ndarra
 
 
 def _read_dimensions(path: Path) -> tuple[int, ...]:
-    if not path.exists():
+    if not path.is_file():
         raise DataError("the header of the .cfl is missing", where=str(path), hint="BART keeps the two files together: copy the .hdr too")
     with reading(path), open(path, "rb") as file:
         lines = file.read(HEADER_LIMIT).decode("ascii", "replace").splitlines()

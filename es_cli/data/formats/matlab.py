@@ -49,6 +49,11 @@ class _Variable:
 class Mat(ArrayReader):
     """A .mat of version 5 to 7, read whole."""
 
+    def array_names(self) -> list[str]:
+        """The names of the numeric arrays in the file. Raises DataError."""
+        with self._opened() as (file, order):
+            return [name for name, variable in self._variables(file, order).items() if variable.dtype is not None]
+
     def header(self, key: str | None) -> Header:
         with self._opened() as (file, order):
             _, variable = self._chosen(file, order, key)
@@ -68,7 +73,8 @@ class Mat(ArrayReader):
                 values = values + 1j * _values(stream, order, variable.shape)
             return values.astype(dtype).reshape(variable.shape, order="F")
 
-    def _chosen(self, file: IO[bytes], order: str, key: str | None) -> tuple[str, _Variable]:
+    @staticmethod
+    def _variables(file: IO[bytes], order: str) -> dict[str, _Variable]:
         held: dict[str, _Variable] = {}
         offset, end = START, os.fstat(file.fileno()).st_size
         while offset < end:
@@ -76,6 +82,10 @@ class Mat(ArrayReader):
             name, variable = _describe(stream, order, offset)
             held[name] = variable
             offset = following
+        return held
+
+    def _chosen(self, file: IO[bytes], order: str, key: str | None) -> tuple[str, _Variable]:
+        held = self._variables(file, order)
         numeric = {name: variable for name, variable in held.items() if variable.dtype is not None}
         if key is not None and key in held and key not in numeric:
             raise DataError(f"is of class {held[key].kind}", where=f"{self.path}[{key}]", hint=NO_NUMBERS)
@@ -109,11 +119,16 @@ class Mat73(Hdf5):
     def read(self, key: str | None) -> np.ndarray:
         with self._opened() as (_, held):
             dataset = held[self._chosen(held, key)]
-            check_claim(dataset.nbytes, dataset.id.get_storage_size(), f"{self.path}[{dataset.name}]")
+            self._check(dataset)
+            check_claim(dataset.nbytes, dataset.id.get_storage_size(), self._where(dataset))
             values = np.asarray(dataset[()]).T
             if values.dtype.names:
                 values = values["real"] + 1j * values["imag"]
             return values.astype(self._dtype(dataset), copy=False)
+
+    def array_names(self) -> list[str]:
+        """The names of the arrays in the file, without what lies below #refs#, the parts of cells. Raises DataError."""
+        return [name for name in super().array_names() if not name.startswith("#")]
 
     def owners(self, key: str | None, count: int) -> np.ndarray | None:
         return None

@@ -90,6 +90,7 @@ class Nifti(ArrayReader):
             claimed = Header(shape, image.get_data_dtype(), "F", 0).nbytes
             if suffix_of(self.path) == ".nii.gz":
                 check_claim(claimed, held, str(self.path))
+                check_claim(image.dataobj.offset, held, str(self.path))
             elif image.dataobj.offset + claimed > held:
                 what = f"cut short: shape {shape} and type {image.get_data_dtype()} need {claimed} bytes, and the file holds {held}"
                 raise DataError(what, where=str(self.path), hint=DAMAGED)

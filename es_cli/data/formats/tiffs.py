@@ -25,7 +25,7 @@ def tiff_geometry(path: Path) -> Geometry | None:
     """
     import tifffile
 
-    with decoding(path), tifffile.TiffFile(path) as file:
+    with decoding(path), tifffile.TiffFile(path, _multifile=False) as file:
         series = file.series[0]
         if file.ome_metadata is not None:
             size = _ome_size(tifffile.xml2dict(file.ome_metadata))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from es_cli.data.archives import OWNERS, as_ids, choose
-from es_cli.data.formats.base import ArrayReader, check_claim, decoding, imported
+from es_cli.data.formats.base import FREE_CLAIM, FREE_ROWS, RATIO_LIMIT, UNTRUSTED, ArrayReader, check_claim, decoding, imported
+from es_cli.data.formats.packed import unpacks_to
 from es_cli.data.geometry import Geometry
 from es_cli.data.npy import Header, check_dtype
 from es_cli.errors import DataError
@@ -22,6 +26,8 @@ CODECS = {
     "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "sharding_indexed", "shuffle", "transpose", "vlen-utf8", "zfpy", "zlib",
     "zstd",
 }  # fmt: skip
+METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+METADATA_LIMIT = 1 << 24  # bytes of one of them
 DEPTH = 4  # of groups within groups that are looked into
 
 
@@ -31,6 +37,11 @@ class Zarr(ArrayReader):
     @property
     def by_rows(self) -> bool:
         return True
+
+    def array_names(self) -> list[str]:
+        """The names of the arrays in a group, none of an array alone. Raises DataError."""
+        with self._opened() as arrays:
+            return [name for name in arrays if name]
 
     def header(self, key: str | None) -> Header:
         with self._array(key) as array:
@@ -70,16 +81,31 @@ class Zarr(ArrayReader):
 
     @cached_property
     def _held(self) -> int:
-        """Bytes on disk."""
-        files = [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
-        return sum(file.stat().st_size for file in files)
+        """Bytes on disk. Raises DataError where a file of the array lies elsewhere, or claims more than it can hold."""
+        if self.path.is_file():
+            _check_members(self.path)
+            return self.path.stat().st_size
+        held, root = 0, os.path.realpath(self.path)
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                entry = os.path.join(folder, name)
+                if os.path.islink(entry) and not os.path.realpath(entry).startswith(root + os.sep):
+                    raise DataError("a link leads out of the array's folder", where=entry, hint="copy what it leads to in its place")
+            sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in files if os.path.isfile(os.path.join(folder, name))}
+            for name in METADATA & sizes.keys():
+                if sizes[name] > METADATA_LIMIT:
+                    raise DataError(f"{sizes[name]} bytes of description", where=os.path.join(folder, name), hint=UNTRUSTED)
+            held += sum(sizes.values())
+        return held
 
     @contextmanager
     def _opened(self) -> Iterator[dict[str, Any]]:
         """The arrays by key; an array that is no member of a group has the key ''."""
         zarr = imported("zarr", self.path)
         with decoding(self.path):
-            store = zarr.storage.ZipStore(self.path, mode="r") if self.path.is_file() else zarr.storage.LocalStore(self.path, read_only=True)
+            check_claim(0, self._held, str(self.path))
+            bare = zarr.storage.ZipStore(self.path, mode="r") if self.path.is_file() else zarr.storage.LocalStore(self.path, read_only=True)
+            store = _checked_store(zarr, bare, self.path)
             try:
                 node = zarr.open(store, mode="r")
                 group = isinstance(node, zarr.Group)
@@ -96,9 +122,9 @@ class Zarr(ArrayReader):
             where = self._where(key)
             check_dtype(np.dtype(array.dtype), where)
             _check_codecs(array, where)
+            check_claim(array.nbytes, self._held, where, FREE_ROWS)
             # a chunk is unpacked as a whole, whatever is asked of it
-            chunk = int(np.prod([float(n) for n in getattr(array, "shards", None) or array.chunks])) * array.dtype.itemsize
-            check_claim(chunk, self._held, where)
+            check_claim(math.prod(getattr(array, "shards", None) or array.chunks) * array.dtype.itemsize, self._held, where)
             yield array
 
 
@@ -113,6 +139,30 @@ def write_zarr(folder: Path, path: Path, array: np.ndarray, geometry: Geometry |
         dimension_names=None if geometry is None else geometry.axes,
         attributes=None if geometry is None else geometry.attributes(),
     )
+
+
+def _checked_store(zarr: Any, store: Any, path: Path) -> Any:
+    """The same store, read-only, where no chunk unpacks to more than a file may claim."""
+
+    class Checked(zarr.storage.WrapperStore):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            value = await super().get(key, prototype, byte_range)
+            if value is not None and not key.endswith(tuple(METADATA)):
+                packed = value.to_bytes()
+                check_claim(unpacks_to(packed, FREE_CLAIM + RATIO_LIMIT * len(packed)), len(packed), f"{path}/{key}")
+            return value
+
+    return Checked(store)
+
+
+def _check_members(path: Path) -> None:
+    """DataError where a member of a zip would unpack to more than it can hold."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            where = f"{path}/{member.filename}"
+            check_claim(member.file_size, member.compress_size, where)
+            if member.file_size > METADATA_LIMIT and member.filename.rpartition("/")[2] in METADATA:
+                raise DataError(f"{member.file_size} bytes of description", where=where, hint=UNTRUSTED)
 
 
 def _check_codecs(array: Any, where: str) -> None:
