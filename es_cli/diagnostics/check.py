@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from es_cli.diagnostics import coverage
+from es_cli.diagnostics.coverage import coverage_finding
 from es_cli.diagnostics.finding import Finding
 from es_cli.diagnostics.operator import operator_finding
 from es_cli.diagnostics.transforms import transforms_finding
@@ -12,7 +16,8 @@ from es_cli.spec.schema import Spec
 from es_cli.training.runtime import machine, resolve_device
 
 Section = Callable[..., Finding]
-SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding)
+SECTIONS: tuple[Section, ...] = (operator_finding, transforms_finding, coverage_finding)
+PICTURES = (coverage.PICTURE,)  # the names of all that sections draw
 
 
 def check(spec: Spec, *, quick: bool = False, device: str = "auto") -> Iterator[Finding]:
@@ -24,4 +29,6 @@ def check(spec: Spec, *, quick: bool = False, device: str = "auto") -> Iterator[
     with machine(where):
         experiment = build_experiment(spec, where)
         for section in SECTIONS:
-            yield section(experiment, quick=quick)
+            began = time.monotonic()
+            finding = section(experiment, quick=quick)
+            yield replace(finding, seconds=time.monotonic() - began)

@@ -5,14 +5,14 @@ Under them the network cannot tell the virtual operator from the one that measur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from es_cli.diagnostics.expected import PIXELS_AT_ONCE, normal, transposed
-from es_cli.diagnostics.spectrum import TOLERANCE, lanczos, residual
-from es_cli.splitting.group import Batch, Element
+from es_cli.diagnostics.quadrature import TOLERANCE, lanczos, residual
+from es_cli.splitting.group import IDENTITY, Batch, Element
 
 STEPS = 12
 INSIDE = 1e-2  # energy of a random image of row(A₁) that A T_g may miss: what the ridge leaves of directions that A hardly sees
@@ -21,15 +21,22 @@ INSIDE = 1e-2  # energy of a random image of row(A₁) that A T_g may miss: what
 def including(physics: Any, split: Any, elements: Sequence[Element], orthogonal: bool, white: Tensor, top: float) -> list[Element]:
     """Those of `elements` for which row(A₁) ⊂ row(A T_g), for A₁ = `split` and A = `physics`; `top` is the largest eigenvalue of AᵀA.
 
-    One `white` image (1, C, …, H, W), taken to row(A₁) by A₁ᵀA₁, lies in row(A T_g) with probability 0 unless all of row(A₁) does.
+    One `white` image (1, C, …, H, W), taken to row(A₁) by A₁ᵀA₁, lies in row(A T_g) with probability 0 unless all of row(A₁) does. The identity is
+    among those that are kept by definition.
     """
     given = normal(split, white)
     at_once = max(1, PIXELS_AT_ONCE // given.numel())
-    kept = []
-    for first in range(0, len(elements), at_once):
-        part = list(elements[first : first + at_once])
+    kept = [element for element in elements if element.label == IDENTITY.label]
+    others = [element for element in elements if element.label != IDENTITY.label]
+    for first in range(0, len(others), at_once):
+        part = others[first : first + at_once]
         batch = Batch(part)
         starts = given.repeat(len(part), *[1] * (given.ndim - 1))
-        measures = lanczos(lambda x, g=batch: transposed(g, normal(physics, g.act(x)), orthogonal), starts, STEPS)
+        measures = lanczos(_virtual_normal(physics, batch, orthogonal), starts, STEPS)
         kept += [element for element, one in zip(part, measures, strict=True) if residual(one, TOLERANCE * top) < INSIDE]
     return kept
+
+
+def _virtual_normal(physics: Any, batch: Batch, orthogonal: bool) -> Callable[[Tensor], Tensor]:
+    """x ↦ (A T_g)ᵀ A T_g x, each image of x with its own g."""
+    return lambda x: transposed(batch, normal(physics, batch.act(x)), orthogonal)

@@ -12,12 +12,10 @@ from deepinv.physics import MRI, MultiCoilMRI, NonCartesianMRI, Tomography
 from torch import Tensor
 
 from es_cli.building.image_shape import is_pair
-from es_cli.diagnostics import probes
 from es_cli.diagnostics.expected import ExpectedNormal
+from es_cli.diagnostics.reach import white_images
 
 ANGLES = 180
-REACHED = 0.25  # of the best seen angle
-ROWS = 32  # of the picture of angles
 
 
 def domain(physics: Any) -> str:
@@ -28,14 +26,14 @@ def domain(physics: Any) -> str:
     return "angles" if any(isinstance(one, Tomography) for one in parts) else "pixels"
 
 
-def seen(normal: ExpectedNormal, physics: Any, shape: Sequence[int], count: int, seed: int, device: torch.device | str = "cpu") -> np.ndarray:
-    """How well each place of `domain(physics)` is seen, over the best seen one: float32 between 0 and 1, from `count` white probes.
+def seen(normal: ExpectedNormal, where: str, shape: Sequence[int], count: int, seed: int, device: torch.device | str = "cpu") -> np.ndarray:
+    """How well each place of a domain, `where`, is seen: float32 ≥ 0, in the units of AᵀA, from `count` white probes of `shape` (C, …, H, W).
 
     Pixels (H, W), averaged over channels and slices; k-space (H, W) with its centre in the middle; angles of k-space (180,) in degrees from
     the horizontal frequency axis, counterclockwise.
     """
-    x = probes.white(count, shape, seed, device)
-    where = domain(physics)
+    x = white_images(count, shape, seed, device)
+    physics = normal.operators[0]
     if where == "pixels":
         found = _diagonal(x, normal(x))
     else:
@@ -44,18 +42,7 @@ def seen(normal: ExpectedNormal, physics: Any, shape: Sequence[int], count: int,
         found = _diagonal(*[_to_frequencies(image, pair, volume) for image in (x, normal(x))])
     if where == "angles":
         found = _over_angles(found)
-    found = found.clamp(min=0)
-    return (found / found.max().clamp(min=torch.finfo(found.dtype).tiny)).float().cpu().numpy()
-
-
-def picture(values: np.ndarray) -> np.ndarray:
-    """A map (H, W) as it is; a profile over angles as a band, one column a degree."""
-    return values if values.ndim == 2 else np.repeat(values[None], ROWS, 0)
-
-
-def angles_reached(profile: np.ndarray) -> float:
-    """The fraction of the angles that are seen at least REACHED as well as the best."""
-    return float((profile >= REACHED).mean())
+    return np.asarray(found.clamp(min=0).float().cpu())
 
 
 def _diagonal(w: Tensor, moved: Tensor) -> Tensor:

@@ -8,17 +8,21 @@ quadrature, 1994; Ubaru, Chen, Saad, Fast estimation of tr(f(A)) via stochastic 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# eigenvalues below this part of the largest one count as zero, in `rank` as in what `residual` leaves of an image
-TOLERANCE = 1e-3
+from es_cli.diagnostics.algebra import DAMPING
+
+# eigenvalues of AᵀA below this part of the largest one count as zero, in `rank` as in what `residual` leaves of an image
+TOLERANCE = DAMPING
 # a Krylov space is exhausted where what is new is below this part of the largest eigenvalue found: rounding, in single precision
 EXHAUSTED = 1e-5
 EVERY = 8  # steps between two looks at whether it is enough
+FEWEST = 6  # steps, whatever time is left
 STRIDE = 3  # of the quadratures of several lengths that are averaged, each has so many nodes more than the one before
 
 
@@ -67,11 +71,16 @@ class Estimate:
 
 
 def lanczos(
-    normal: Callable[[Tensor], Tensor], starts: Tensor, steps: int, enough: Callable[[Sequence[Measure]], bool] | None = None
+    normal: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    steps: int,
+    enough: Callable[[Sequence[Measure]], bool] | None = None,
+    until: float = math.inf,
 ) -> list[Measure]:
-    """The spectral measures of `normal` at `starts` (P, …), one for each, after `steps` applications, or fewer where all are exact or `enough` says so.
+    """The spectral measures of `normal` at `starts` (P, …), one for each, after `steps` applications; fewer where all are exact or `enough` says so.
 
     `normal` acts on all P images at once. Directions are kept orthogonal to all before them, at the cost of `steps` images of memory each.
+    After FEWEST steps it ends where the next one would not be done at the time `until`, of the clock `time.monotonic`.
     """
     lengths = starts.flatten(1).norm(dim=1)
     current = starts.flatten(1) / lengths.clamp(min=torch.finfo(starts.dtype).tiny)[:, None]
@@ -79,31 +88,32 @@ def lanczos(
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
     alive = lengths > 0
-    largest = torch.zeros_like(lengths)
+    top = torch.zeros_like(lengths)
     for step in range(1, steps + 1):
+        began = time.monotonic()
         new = normal(current.view_as(starts)).flatten(1)
         diagonal.append((new * current).sum(1))
         for _ in range(2):  # once is not enough in single precision
             for one in basis:
                 new = new - (new * one).sum(1, keepdim=True) * one
         beside.append(new.norm(dim=1))
-        largest = torch.maximum(largest, diagonal[-1] + beside[-1])
-        alive = alive & (beside[-1] > EXHAUSTED * largest)
+        top = torch.maximum(top, diagonal[-1] + beside[-1])
+        alive = alive & (beside[-1] > EXHAUSTED * top)
         beside[-1] = beside[-1] * alive
-        found = step == steps or not bool(alive.any()) or (enough is not None and step % EVERY == 0)
-        if found:
-            measures = _measures(torch.stack(diagonal, 1), torch.stack(beside, 1))
-            if step == steps or not bool(alive.any()) or (enough is not None and enough(measures)):
-                break
+        late = step >= FEWEST and 2 * time.monotonic() - began > until
+        if late or not bool(alive.any()):
+            break
+        if enough is not None and step % EVERY == 0 and enough(_measures(diagonal, beside)):
+            break
         current = new / beside[-1].clamp(min=torch.finfo(new.dtype).tiny)[:, None] * alive[:, None]
         basis.append(current)
-    return measures
+    return _measures(diagonal, beside)
 
 
-def _measures(diagonal: Tensor, beside: Tensor) -> list[Measure]:
-    """The measures from the tridiagonal matrices (P, m), each cut where its space was exhausted."""
+def _measures(diagonal: Sequence[Tensor], beside: Sequence[Tensor]) -> list[Measure]:
+    """The measures from tridiagonal matrices, (P,) for each step, cut where its space was exhausted."""
     measures = []
-    for alpha, beta in zip(diagonal.double().cpu(), beside.double().cpu(), strict=True):
+    for alpha, beta in zip(torch.stack(list(diagonal), 1).double().cpu(), torch.stack(list(beside), 1).double().cpu(), strict=True):
         ended = (beta == 0).nonzero()
         length = int(ended[0]) + 1 if len(ended) else len(alpha)
         measures.append(Measure(alpha[:length], beta[: length - 1], bool(len(ended))))
