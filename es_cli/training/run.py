@@ -62,12 +62,13 @@ def train(
     init_from: Path | None = None,
     until: float | None = None,
     on_event: Listener = lambda event: None,
+    on_built: Callable[[Experiment], None] = lambda experiment: None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
     `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
-    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
-    with the state saved.
+    `time.monotonic`, None: when it is finished. `on_built` is shown everything that will be trained, and leaves it as it is. Raises any EsError,
+    the folder then being given up; Interrupted after a signal or at that time, with the state saved.
     """
     with ExitStack() as stack:
         stack.callback(folder.release)
@@ -77,6 +78,7 @@ def train(
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
+            on_built(experiment)
             run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
