@@ -113,7 +113,7 @@ class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
-    optimizer and scheduler as the spec has them, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    optimizer and scheduler as the spec has them, `spec` is what is trained, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     """
 
     objective: Objective
@@ -125,6 +125,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
+    spec: Mapping[str, Any] | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -151,6 +152,7 @@ class TrainingState:
         described = {
             "progress": asdict(self.progress),
             "parts": self.parts,
+            "spec": self.spec,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
