@@ -36,6 +36,12 @@ def said(error: BaseException, longest: int = 200) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def shortened(path: object, longest: int = 300) -> str:
+    """A path for a message: its beginning where it is longer than any that one would want to read."""
+    text = str(path)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception is no fault of what was asked for: the memory is too small."""
     return "out of memory" in str(error)

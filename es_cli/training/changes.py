@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_run(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[Spec, Spec, 
     Raises CheckpointError where the folder holds no run, SpecError for all changes at once that it cannot go on with.
     """
     file = run_dir / SPEC
-    if not file.is_file():
+    if not os.path.isfile(file):  # a name that no file can have is no error to it
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
     before = catalog.load_spec(file)
     if not overrides:
