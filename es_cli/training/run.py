@@ -33,7 +33,7 @@ from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.state import Snapshot
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -165,10 +165,7 @@ class _Run:
         """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
         self.good = good
         if snapshot is not None:
-            try:
-                self.state.restore(snapshot)
-            except UNREADABLE as error:
-                raise unreadable(self.states.newest, error) from error
+            self.state.restore(snapshot)
         progress, spec = self.state.progress, self.experiment.spec
         self.metrics.resume(progress.step)
         if progress.done and ended(spec, progress, self.steps):
