@@ -29,7 +29,7 @@ SECTIONS: dict[str, Section] = {
 }
 # what training looks at first, and how often a section takes A and Aᵀ then, about. Cost is left out: training itself shows it
 FIRST = {"operator": 40, "transforms": 40, "splits": 0, "noise": 0}
-SECONDS = 3.0  # that this look may take
+SECONDS = 5.0  # that this look may take
 
 
 @dataclass(frozen=True)
