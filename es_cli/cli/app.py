@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import check, compare, evaluate, info, init, listing, reconstruct, report, simulate, train
+from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, schema, simulate, train
 from es_cli.cli.console import complain
 from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory
 
@@ -99,6 +99,7 @@ app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("list")(listing.list_components)
 app.command("init")(init.init)
+app.command("schema")(schema.schema)
 
 
 def _version(wanted: bool) -> None:
@@ -145,6 +146,7 @@ def main() -> None:
     if not sys.warnoptions:
         # what libraries say to programmers; `python -W default -m es_cli` shows it
         warnings.simplefilter("ignore")
+    completion.prepare()
     app(prog_name="es")
 
 

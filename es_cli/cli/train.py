@@ -11,7 +11,7 @@ import typer
 
 from es_cli.cli.check import headline
 from es_cli.cli.console import answer, complain, quoted
-from es_cli.cli.options import Device, Overwrite, Quiet, Verbose, seconds_of
+from es_cli.cli.options import Device, InitFrom, Overrides, Overwrite, Quiet, Resume, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
 from es_cli.errors import UsageError
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 def train(
     spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; runs/NAME if left out.")] = None,
     overwrite: Overwrite = False,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
-    init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
+    resume: Resume = None,
+    init_from: InitFrom = None,
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="TIME", help="Stop in time by itself, with the state saved: 23h30m, 45m, 1d, or 23:30:00.", show_default=False)
     ] = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from es_cli.diagnostics import coverage
 from es_cli.diagnostics.cost import cost_finding
+from es_cli.diagnostics.coverage import coverage_finding
 from es_cli.diagnostics.finding import Finding
 from es_cli.diagnostics.noise import noise_finding
 from es_cli.diagnostics.operator import looked_at, operator_finding
@@ -23,11 +25,13 @@ Section = Callable[..., Finding]
 SECTIONS: dict[str, Section] = {
     "operator": operator_finding,
     "transforms": transforms_finding,
+    "coverage": coverage_finding,
     "splits": splits_finding,
     "noise": noise_finding,
     "cost": cost_finding,
 }
-# what training looks at first, and how often a section takes A and Aᵀ then, about. Cost is left out: training itself shows it
+PICTURES = (coverage.PICTURE,)  # the names of all that sections draw
+# what training looks at first, and how often a section takes A and Aᵀ then, about. Coverage takes too long, and cost is shown by training itself
 FIRST = {"operator": 40, "transforms": 40, "splits": 0, "noise": 0}
 SECONDS = 5.0  # that this look may take
 
@@ -50,7 +54,9 @@ def check(spec: Spec, *, quick: bool = False, device: str = "auto") -> Iterator[
     with machine(where):
         experiment = build_experiment(spec, where)
         for section in SECTIONS.values():
-            yield section(experiment, quick=quick)
+            began = time.monotonic()
+            finding = section(experiment, quick=quick)
+            yield replace(finding, seconds=time.monotonic() - began)
 
 
 def first_look(experiment: Experiment, seconds: float = SECONDS) -> FirstLook:
