@@ -69,7 +69,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / QUICKSTART).write_text(yaml.safe_dump(small_quickstart()))
     # the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
     slow = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1}
-    write_spec(folder / "spec.yaml", training={"steps": 6, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
+    for name, steps in (("spec", 6), ("changed", 8)):
+        write_spec(folder / f"{name}.yaml", training={"steps": steps, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
     stopped(folder / "spec.yaml", folder / "run")
     shutil.copy(folder / "run" / "model.safetensors", folder / "m.safetensors")
     for name in ("run-a", "run-b"):
