@@ -17,6 +17,7 @@ from es_cli.cli.options import (
     Quiet,
     TestRule,
     Verbose,
+    bytes_of,
     named_files,
     parameter_sources,
     read_test_rule,
@@ -50,6 +51,11 @@ def reconstruct(
         typer.Option("--format", metavar="NAME", help="On pipes npy, or bare values in the operator's shape: raw (C order) or cfl (as BART has them). In a folder, the kind of files: npy, nii.gz, png, …", show_default=False),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
+    axis: Annotated[int | None, typer.Option("--axis", metavar="N", help="The axis of a volume that counts its slices, from 0; the images lie along it again.", show_default=False)] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="Cut images into tiles so that es stays below it, such as 2G; half of what is free if left out. Operators that are not local cannot be cut.", show_default=False),
+    ] = None,
     param: Param = None,
     test_rule: TestRule = None,
     device: Device = "auto",
@@ -69,15 +75,18 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors 'scans/**/*.h5' -o images
       es reconstruct --ckpt m.safetensors @list.txt -o images --shard 3/8
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
+      es reconstruct --ckpt m.safetensors volume.nii.gz --axis 2 -o x.nii.gz
+      es reconstruct --ckpt m.safetensors 16k.npy --memory 2G -o x.npy
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
       cat *.cfl | es reconstruct --ckpt m.safetensors - -o - --format cfl
     """
-    files, rule = named_files(param), read_test_rule(test_rule)
+    files, rule, allowed = named_files(param), read_test_rule(test_rule), None if memory is None else bytes_of(memory)
 
     from es_cli.serving import outputs
     from es_cli.serving.inputs import Shard, find_inputs
+    from es_cli.serving.limits import Limits
 
     part = None if shard is None else Shard.read(shard)
     folder = outputs.check_out(inputs, out)
@@ -88,7 +97,7 @@ def reconstruct(
     with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
-        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite)
+        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed))
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
         outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)

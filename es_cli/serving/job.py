@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from es_cli.data import writers
+from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
-from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Written
+from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
 from es_cli.serving.inputs import Shard
+from es_cli.serving.limits import Limits, is_plain
 from es_cli.serving.manifest import Manifest
 from es_cli.serving.measured import Measured, read_input, sha256_of
 from es_cli.serving.outputs import Job, exists, taken
@@ -34,7 +36,7 @@ class Request:
     """How images are made: `key`, `params`, `device`, `precision` and `test` as `Reconstructor` takes them, parameters as files or from-data.
 
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
-    (npy, raw, cfl), and `overwrite` whether the outputs of a stream may replace files.
+    (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, and `limits` which axis counts samples and how much memory there is.
     """
 
     ckpt: Path
@@ -47,6 +49,7 @@ class Request:
     shard: Shard | None = None
     frames: str = "npy"
     overwrite: bool = False
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class _Run:
     def __init__(self, request: Request, manifest: Manifest | None, stdin: Stream, stdout: Stream, tell: Listener) -> None:
         self.request, self.manifest, self.stdin, self.stdout, self.tell = request, manifest, stdin, stdout, tell
         self.written, self.failures = 0, list[EsError]()
+        self.through, self.total = 0, 0
 
     def load(self) -> None:
         """The network and the parameters that were given."""
@@ -109,7 +113,8 @@ class _Run:
         """Every job, in order."""
         strict = alone or any(job.target is None for job in jobs)
         results = self._one_by_one(jobs) if any(job.input.is_stream for job in jobs) else overlapped(jobs, self._read, self._make, self._write, FAULTS)
-        for number, (job, fault) in enumerate(results, 1 + total - len(jobs)):
+        self.through, self.total = total - len(jobs), total
+        for job, fault in results:
             if fault is not None:
                 if strict or not isinstance(fault, EsError):
                     raise fault
@@ -117,7 +122,8 @@ class _Run:
                 self.tell(Failed(fault))
                 if self.manifest is not None:
                     self.manifest.failed(job, fault.fault.what)
-            self.tell(Advanced(number, total))
+            self.through += 1
+            self.tell(Advanced(self.through, total))
 
     def _one_by_one(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, BaseException | None]]:
         """Each input after the other, since a thread that waits for a pipe cannot be stopped; of a stream, one array in memory."""
@@ -143,18 +149,33 @@ class _Run:
     def _read(self, job: Job) -> Measured:
         return read_input(Path(job.input.source), self.request.key, hashed=self.manifest is not None)
 
-    def _make(self, job: Job, measured: Measured) -> tuple[Measured, np.ndarray]:
-        with _memory(measured.where):
-            return measured, self.model.reconstruct(measured.array, measured.where, self.params)
+    def _make(self, job: Job, measured: Measured) -> tuple[Measured, np.ndarray | PiecewiseArray]:
+        model, limits, where = self.model, self.request.limits, measured.where
+        with _memory(where):
+            if is_plain(model, measured.array, limits):
+                return measured, model.reconstruct(measured.array, where, self.params)
+            from es_cli.serving.large import reconstruct_large
 
-    def _write(self, job: Job, made: tuple[Measured, np.ndarray]) -> None:
+            image = reconstruct_large(
+                model, measured.opened, self.params, where, limits, job.target, job.within, lambda text: self.tell(Remark(text)), self._part
+            )
+            return measured, image
+
+    def _part(self, share: float) -> None:
+        self.tell(Advanced(self.through + share, self.total))
+
+    def _write(self, job: Job, made: tuple[Measured, np.ndarray | PiecewiseArray]) -> None:
         """Write one image, with the geometry of its measurements where both have a place for it."""
         measured, image = made
+        values = image.read() if isinstance(image, PiecewiseArray) else image
         if job.target is None:
-            self.frames.write(self.stdout, image)
+            self.frames.write(self.stdout, values)
             return
-        geometry = measured.geometry(image) if writers.suffix_of(job.target) in writers.GEOMETRIC else None
-        writers.write_array(job.target, image, geometry, job.within)
+        geometry = measured.geometry(values) if writers.suffix_of(job.target) in writers.GEOMETRIC else None
+        if isinstance(image, PiecewiseArray):
+            image.save(job.target, geometry)
+        else:
+            writers.write_array(job.target, image, geometry, job.within)
         self.written += 1
         if self.manifest is not None:
             self.manifest.done(job, measured.sha256, self.checkpoint, sha256_of(job.target))

@@ -12,6 +12,7 @@ import numpy as np
 from es_cli.data import images, readers
 from es_cli.data.files import is_picture, reading, suffix_of
 from es_cli.data.geometry import Geometry
+from es_cli.serving.limits import HELD
 
 CHUNK = 1 << 22
 
@@ -27,6 +28,10 @@ class Measured:
     key: str | None = None
     sha256: str | None = None
 
+    def opened(self) -> np.ndarray:
+        """The array; where it is mapped, anew, so that the pages that were read before can go."""
+        return readers.open_array(self.path, self.key) if isinstance(self.array, np.memmap) and self.path is not None else self.array
+
     def geometry(self, image: np.ndarray) -> Geometry | None:
         """Axes, voxel size and position for an image of the shape of these measurements; None for others, or where the file does not say."""
         return readers.read_geometry(self.path, self.key) if self.path is not None and image.shape == self.array.shape else None
@@ -38,9 +43,9 @@ def read_input(path: Path, key: str | None, hashed: bool) -> Measured:
     if is_picture(path) and array.dtype.kind in "bu":
         picture = images.to_picture(array, str(path))
         array = picture[0] if array.ndim == 2 else picture
-    with reading(path):
-        # what is mapped is read here, where it does not keep the network waiting
-        array = np.array(array) if isinstance(array, np.memmap) or not array.flags.owndata else array
+    if isinstance(array, np.memmap) and array.nbytes <= HELD:
+        with reading(path):
+            array = np.array(array)  # read here, where it does not keep the network waiting
     return Measured(str(path), array, path, key, sha256_of(path) if hashed else None)
 
 
