@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import check, evaluate, info, init, listing, reconstruct, simulate, train
+from es_cli.cli import check, evaluate, info, init, listing, reconstruct, reproduce, simulate, train
 from es_cli.cli.console import complain
 from es_cli.errors import DataError, DeviceError, EsError, Fault
 
@@ -94,6 +94,7 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("reproduce")(reproduce.reproduce)
 app.command("info")(info.info)
 app.command("list")(listing.list_components)
 app.command("init")(init.init)

@@ -176,13 +176,13 @@ def _own_mask(model: Reconstructor, slices: Slices) -> Callable[[slice, slice], 
 def reconstruct_large(
     model: Reconstructor, opened: Open, given: Given, where: str, limits: Limits, target: Path | None, within: Path | None,
     tell: Callable[[str], None] = lambda text: None, on_part: Callable[[float], None] = lambda share: None,
-) -> np.ndarray | PiecewiseArray:  # fmt: skip
-    """Images from measurements that may not fit into memory, or are larger than those that the network was trained on: in a file beside `target`,
+) -> tuple[np.ndarray | PiecewiseArray, Plan | None]:  # fmt: skip
+    """Images and the tiles that they were made in, if any, from measurements that may not fit into memory, or are larger than those that the network was trained on: in a file beside `target`,
     None: a temporary one; in memory where they are small. Raises DataError where they are neither of the operator's shape nor can be cut."""
     slices, fits = _slices(model, opened, limits.axis, where)
-    plan = _plan(model, slices, fits, given, where, limits.memory)
+    plan = _plan(model, slices, fits, given, where, limits.memory) if limits.plan is None else Plan(*limits.plan)
     if plan is None and limits.axis is None and opened().nbytes <= HELD:
-        return model.reconstruct(opened(), where, given)
+        return model.reconstruct(opened(), where, given), None
     shape = model.made.operator.image.fitted(slices.size).shape if plan is None else (model.made.operator.image.shape[0], *Grid.of(model.made.operator).image(slices.size))
     one = model.made.operator.image.restore(np.broadcast_to(np.float32(0), (1, *shape)), replace(slices.form, batched=False))
     out = PiecewiseArray(target, slices.shape_of(one.shape), slices.place(one.ndim + 1) if slices.form.batched else None, one.dtype, within)
@@ -190,14 +190,14 @@ def reconstruct_large(
         if plan is None:
             for rows, images in in_slices(model, slices, given, where, on_part):
                 out.put(rows, None, images)
-            return out
+            return out, None
         tell(_in_words(plan, shape, where))
         for number in range(slices.count):
             tiles = Tiles(model, slices.plane, cut_of(model, slices, number, given, where))
             progress = functools.partial(lambda before, done, total: on_part((before + done / total) / slices.count), number)
             for band_rows, band in tiles.bands(plan, progress):
                 out.put(number, band_rows, band if len(one.shape) == len(shape) else band[0])
-        return out
+        return out, plan
     except BaseException:
         out.discard()
         raise

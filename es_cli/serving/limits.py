@@ -17,10 +17,11 @@ PLENTY = 1 << 20  # pixels of an image, or values of measurements, that are made
 @dataclass(frozen=True)
 class Limits:
     """`axis` counts the samples, None: the first one does, if the operator's shape leaves one. `memory` is what the user allows in bytes, None: half
-    of what is free."""
+    of what is free. `plan` are the tiles of an image that is made again: side, margin, reach, how many at once; None: as the memory has it."""
 
     axis: int | None = None
     memory: int | None = None
+    plan: tuple[int, int, int, int] | None = None
 
 
 def is_plain(model: Reconstructor, array: np.ndarray, limits: Limits) -> bool:

@@ -57,9 +57,9 @@ def test_larger_images_need_their_mask_and_are_made_in_tiles(model, big, capfd):
 def test_each_sample_has_its_own_mask_in_its_tiles(model, big):
     made = Reconstructor.load(model, "cpu")
     y, masks = np.load("y.npy"), np.load("masks.npy")
-    both = large.reconstruct_large(made, lambda: y, {"mask": masks}, "y", limits.Limits(), None, None).read()
+    both = large.reconstruct_large(made, lambda: y, {"mask": masks}, "y", limits.Limits(), None, None)[0].read()
     for i in range(2):
-        alone = large.reconstruct_large(made, lambda i=i: y[i], {"mask": masks[i]}, "y", limits.Limits(), None, None).read()
+        alone = large.reconstruct_large(made, lambda i=i: y[i], {"mask": masks[i]}, "y", limits.Limits(), None, None)[0].read()
         assert np.array_equal(both[i], alone)
 
 
