@@ -23,7 +23,9 @@ FLOORS = [
     {"figures"},
     {"checkpoint", "building", "inspecting"},
     {"experiment"},
+    {"judging"},
     {"training", "reconstruct", "simulation", "tiles"},
+    {"examine"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from es_cli.cli.believing import Beside, Uncertainty
 from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting, plain
 from es_cli.cli.options import (
     Checkpoint,
@@ -44,6 +45,7 @@ def reconstruct(
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     param: Param = None,
     test_rule: TestRule = None,
+    uncertainty: Uncertainty = None,
     device: Device = "auto",
     precision: Precision = "float32",
     quiet: Quiet = False,
@@ -60,9 +62,11 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
+      es reconstruct --ckpt m.safetensors y.npy --uncertainty std.npy
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
     files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
+    beside = Beside(uncertainty, overwrite, quiet)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
     within = None if out in (None, STREAM) or one_file else Path(str(out))
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
@@ -77,8 +81,8 @@ def reconstruct(
                 complain(f"each sample had its own {name} in training; this is the one of the checkpoint, give --param {name}=FILE for another", "note: ")
         for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
             for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
-                image = model.reconstruct(measured, where, params)
                 place = target if number == 1 else _numbered(target, number, overwrite)
+                image = beside.image(model, measured, where, params, place, (source, key))
                 _write(image, place, stdout, (source, key, measured.shape), within)
             on_progress(done, len(inputs))
 
