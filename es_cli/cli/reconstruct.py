@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from es_cli.cli.believing import Beside, Uncertainty
+from es_cli.cli.believing import Beside, Consistent, PartsFolder, Uncertainty
 from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting, plain
 from es_cli.cli.options import (
     Checkpoint,
@@ -46,6 +46,8 @@ def reconstruct(
     param: Param = None,
     test_rule: TestRule = None,
     uncertainty: Uncertainty = None,
+    parts: PartsFolder = None,
+    consistent: Consistent = False,
     device: Device = "auto",
     precision: Precision = "float32",
     quiet: Quiet = False,
@@ -63,10 +65,11 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
       es reconstruct --ckpt m.safetensors y.npy --uncertainty std.npy
+      es reconstruct --ckpt m.safetensors y.npy --parts parts/ --consistent
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
     files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
-    beside = Beside(uncertainty, overwrite, quiet)
+    beside = Beside(uncertainty, parts, consistent, len(inputs) > 1, overwrite, quiet)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
     within = None if out in (None, STREAM) or one_file else Path(str(out))
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
