@@ -25,7 +25,7 @@ FLOORS = [
     {"experiment"},
     {"judging"},
     {"training", "reconstruct", "simulation", "tiles"},
-    {"examine"},
+    {"examine", "judged_samples", "without_truth"},
     {"evaluate", "diagnostics", "report"},
     {"cli"},
 ]
