@@ -16,11 +16,11 @@ import torch
 from es_cli import catalog
 from es_cli.building.parts import Builder
 from es_cli.errors import LIBRARY_ERRORS, DataError, Fault, SpecError, out_of_memory, said
-from es_cli.judged_samples import by_shape, find_samples, fitted, together
+from es_cli.judged_samples import JudgedSamples, by_shape, find_samples, fitted, together
 from es_cli.reconstruct import Reconstructor
 from es_cli.spec.rule import rule_in_words
 from es_cli.spec.schema import Component, Test
-from es_cli.without_truth import Judge, summary, trust
+from es_cli.without_truth import Judge, judgeable, summary, trust
 
 BASELINES = ("adjoint", "pseudoinverse")
 
@@ -95,16 +95,29 @@ def evaluate(
     sample has of its own; without ground truth there, its test or its validation measurements. `measurements` alone are judged without ground
     truth. `params` are parameters in place of these and of the checkpoint's, as `Reconstructor.reconstruct` takes them,
     `precision` is that of the network, and `test` is a rule in place of the checkpoint's, as `Reconstructor.load` takes it.
-    `judging`: also what measurements alone say, at two to three times the network calls; None: where there is no ground truth. `variation`: that
+    `judging`: also what measurements alone say of images by linear operators, at two to three times the network calls; None: where there is no
+    ground truth. `variation`: that
     includes the image of least total variation, which is slow.
     Raises DataError where there are no measurements or they do not fit, SpecError for a metric that the catalogue does not hold, UsageError for a
     parameter that the operator does not take.
     """
     model = Reconstructor.load(ckpt, device, precision, test)
     samples = find_samples(model, ckpt, measurements, images, params or {})
+    return evaluate_samples(model, samples, metrics, judging, variation, on_progress)
+
+
+def evaluate_samples(
+    model: Reconstructor,
+    samples: JudgedSamples,
+    metrics: Sequence[str] = ("PSNR", "SSIM"),
+    judging: bool | None = None,
+    variation: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """What `evaluate` gives, of a network that is loaded and samples that were found; arguments and faults as there."""
     if samples.x is None and judging is False:
         raise DataError("there is no ground truth to compare with", where=samples.source, hint="give --images X, or leave --metrics-only out")
-    judge = Judge(model, variation) if judging or samples.x is None else None
+    judge = Judge(model, variation) if samples.x is None or (judging and judgeable(model)) else None
     functions = {name: _metric(name, model.made.operator.image.pair) for name in metrics} if samples.x is not None else {}
     values: dict[str, dict[str, np.ndarray]] = {}
     judged: dict[str, np.ndarray] = {}

@@ -70,10 +70,10 @@ class Examined:
     parts: Parts | None
     panels: dict[str, np.ndarray]
 
-    def draw_parts(self, path: Path) -> None:
+    def draw_parts(self, path: str | Path) -> None:
         """One picture of the image, its parts and its error bar, a PNG. Raises OutputError."""
         titles = {"image": "reconstruction", "measured": "measured A†Ax̂", "invented": "invented (I − A†A)x̂"}
-        figures.parts(path, {title: self.panels[name] for name, title in titles.items()}, self.panels.get("error_bar"))
+        figures.parts(Path(path), {title: self.panels[name] for name, title in titles.items()}, self.panels.get("error_bar"))
 
 
 def examine(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from es_cli.errors import UsageError
@@ -47,15 +48,20 @@ NAMES = {
 }
 
 
+def judgeable(model: Reconstructor) -> bool:
+    """Whether anything can be said without ground truth: of images by linear operators."""
+    return isinstance(model.made.operator.physics, LinearPhysics)
+
+
 class Judge:
     """Takes images with their measurements, batch by batch, and says what can be said without ground truth.
 
-    `variation` also compares with the image of least total variation, which is slow. Raises UsageError for an operator that is not linear.
+    `variation` also compares with the image of least total variation, which is slow. Raises UsageError where nothing can be judged.
     """
 
     def __init__(self, model: Reconstructor, variation: bool = False) -> None:
-        if not hasattr(model.made.operator.physics, "A_adjoint"):
-            raise UsageError(f"{model.made.operator.part.name} is not linear, and nothing can be judged without ground truth", hint="give --metrics-only")
+        if not judgeable(model):
+            raise UsageError(f"{model.made.operator.part.name} is not linear, and nothing can be judged without ground truth", hint="give --images")
         self.model, self.variation = model, variation
         self.splitter = splits_for_judging(model.spec, model.made, model.device)
         self._held: list[HeldOut] = []

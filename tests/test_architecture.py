@@ -23,10 +23,11 @@ FLOORS = [
     {"figures"},
     {"checkpoint", "building", "inspecting"},
     {"experiment"},
-    {"judging"},
+    {"judging", "card"},
     {"training", "reconstruct", "simulation", "tiles"},
     {"examine", "judged_samples", "without_truth"},
     {"evaluate", "diagnostics", "report"},
+    {"model"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
