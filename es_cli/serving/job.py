@@ -14,6 +14,7 @@ import numpy as np
 from es_cli.data import writers
 from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
+from es_cli.serving.beside import Beside
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
 from es_cli.serving.inputs import Shard
@@ -26,6 +27,7 @@ from es_cli.serving.overlap import overlapped
 from es_cli.serving.provenance import Recipe, write_record
 
 if TYPE_CHECKING:
+    from es_cli.examine import Examined
     from es_cli.reconstruct import Reconstructor
     from es_cli.serving.frames import Stream
     from es_cli.spec.schema import ArrayFile, Test
@@ -40,7 +42,7 @@ class Request:
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
     (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, `limits` which axis counts samples and how much memory there is.
     `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
-    the paths of files from the root.
+    the paths of files from the root. `beside` is what goes beside each image.
     """
 
     ckpt: Path
@@ -57,6 +59,7 @@ class Request:
     floats: bool = False
     records: bool = True
     full_paths: bool = False
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class _Run:
         if request.frames != "npy":
             self.frames = BareFrames(request.frames, self.model.made.operator.measurement)
         if request.records or self.manifest is not None:
-            options = {"precision": request.precision, "axis": request.limits.axis, "memory": request.limits.memory, "floats": request.floats}
+            options = {"precision": request.precision, "axis": request.limits.axis, "memory": request.limits.memory, "floats": request.floats, "consistent": request.beside.consistent}
             self.recipe = Recipe.of(self.model, request.ckpt, request.params, request.test, options, request.full_paths)
         self.params = _read_parameters(request.params)
         self.tell(Loaded(self.model.network_calls, tuple(name for name in self.model.per_sample if name not in self.params)))
@@ -161,6 +164,12 @@ class _Run:
     def _make(self, job: Job, measured: Measured) -> _Made:
         model, limits, where = self.model, self.request.limits, measured.where
         with _memory(where):
+            beside = self.request.beside
+            if is_plain(model, measured.array, limits) and beside.asked:
+                found = beside.examine(model, measured, self.params)
+                return _Made(measured, found.image, examined=found)
+            if beside.asked:
+                raise beside.too_large(where)
             if is_plain(model, measured.array, limits):
                 return _Made(measured, model.reconstruct(measured.array, where, self.params))
             from es_cli.serving.large import reconstruct_large
@@ -176,6 +185,8 @@ class _Run:
     def _write(self, job: Job, made: _Made) -> None:
         """Write one image, with the geometry of its measurements where both have a place for it, and what is said about it."""
         target, measured = job.target, made.measured
+        if made.examined is not None:
+            self.request.beside.write(made.examined, measured, target, lambda text: self.tell(Remark(text)))
         if target is None:
             self.frames.write(self.stdout, made.values())
             return
@@ -204,11 +215,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Made:
-    """An image, in memory or in a file, of what was measured; `happened` is what its record says about how it was made."""
+    """An image, in memory or in a file, of what was measured; `happened` is what its record says about how it was made, `examined` what is to be
+    written beside it, None: nothing."""
 
     measured: Measured
     image: np.ndarray | PiecewiseArray
     happened: dict[str, Any] = field(default_factory=dict)
+    examined: Examined | None = None
 
     def values(self) -> np.ndarray:
         return self.image.read() if isinstance(self.image, PiecewiseArray) else self.image
