@@ -53,7 +53,7 @@ def _checked(physics: Any) -> nn.Module | None:
         x = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
         wanted = physics.radon(x)
         found = made(x)
-        back = (made.pair.transposed @ made.pair.matrix @ x.view(-1, 1)).view_as(x)
+        back = (made.pair.transposed @ (made.pair.matrix @ x.view(-1, 1))).view_as(x)
     energy = float(wanted.double().square().sum())
     agrees = found.shape == wanted.shape and float((found - wanted).norm()) <= AGREE * math.sqrt(energy)
     return made if agrees and abs(float((x.double() * back).sum()) - energy) <= AGREE * energy else None
