@@ -1,9 +1,9 @@
 """What `es check` says of an operator and a group before training, beside what a short training with that group then gains over one without.
 
-    python benchmarks/predictive.py TASKS [-o benchmarks/results/predictive.json] [--task mri64] [--group D4] [--steps 150]
+    python benchmarks/predictive.py TASKS [-o benchmarks/results/predictive.json] [--task mri64] [--group D4] [--steps 150] [--size 32]
 
 TASKS is the folder of benchmark tasks inpainting64 and mri64, each with {train,val,test}_{x,y}.npy and mask.npy; blur64 measures the images of inpainting64
-through a round Gaussian. Each training is equivariant splitting by the shipped recipe with a narrower network; without a group it is splitting alone. All are
+through a round Gaussian. A smaller size takes the middle of the pixels, or of k-space, which is the same image less sharp. Each training is equivariant splitting by the shipped recipe with a narrower network; without a group it is splitting alone. All are
 judged by one network call for an image on the same test images: PSNR, and how much of the part of the images that A does not see was recovered. The
 file of results grows with each run, and a run that is in it is not made again; the table on standard output is of all that it holds.
 """
@@ -40,33 +40,57 @@ CONFIGS = HERE.parent / "examples" / "configs"
 NARROW = {"inpainting64": ["model.backbone_net.channels_per_scale=[16, 32, 64]"], "mri64": ["model.num_iter=2", "model.denoiser.channels_per_scale=[16, 32]"]}
 NARROW["blur64"] = NARROW["inpainting64"]
 GROUPS = ("trivial", "shifts", "D4", "rotations")
+FULL = 64  # pixels along each side of the tasks' images
 TESTED = 48  # test images
 BLUR, WIDTH = 1.5, 13  # standard deviation of the Gaussian, and the size of its filter, in pixels
 STEPS = 60  # of the solver that tells what A does not see
 CLEAR = 0.3  # dB that count as a gain: seeds of short trainings differ by less
+ALIKE = ("task", "steps", "seed", "size")
 DECIDING = ("transforms", "coverage")
 Run = dict[str, Any]
 
 
-def spec_in(folder: Path, tasks: Path, name: str, group: str, steps: int, seed: int) -> Spec:
-    """The spec of a task with a group; what it names of its own is written to `folder`: a few test images, and the filter of the blur."""
+def spec_in(folder: Path, tasks: Path, name: str, group: str, steps: int, seed: int, size: int = FULL) -> Spec:
+    """The spec of a task with a group, of images of `size` pixels along each side, whose arrays are written to `folder`: fewer of them to test on."""
     data = tasks / ("inpainting64" if name == "blur64" else name)
-    arrays = {f"{part}_{what}": data / f"{part}_{what}.npy" for part in ("train", "val") for what in "xy"}
-    for what in "xy":
-        arrays[f"test_{what}"] = folder / f"test_{what}.npy"
-        np.save(arrays[f"test_{what}"], np.load(data / f"test_{what}.npy", mmap_mode="r")[:TESTED])
     raw = yaml.safe_load((CONFIGS / f"{data.name}.yaml").read_text())
+    files = {}
+    for part, what in [(part, what) for part in ("train", "val", "test") for what in "xy"]:
+        held = np.load(data / f"{part}_{what}.npy")[: TESTED if part == "test" else None]
+        files[f"{part}_{what}"] = _saved(folder, f"{part}_{what}", smaller(held, size, name == "mri64" and what == "y", name == "mri64" and what == "x"))
     if name == "blur64":
-        np.save(folder / "filter.npy", gaussian(WIDTH, BLUR))
-        raw["physics"] = {"name": "BlurFFT", "img_size": [3, 64, 64], "filter": {"file": str(folder / "filter.npy")}}
-        raw["data"] = {key: {"images": str(arrays[f"{part}_x"])} for key, part in (("train", "train"), ("validation", "val"), ("test", "test"))}
+        blur = _saved(folder, "filter", gaussian(WIDTH, BLUR))
+        raw["physics"] = {"name": "BlurFFT", "img_size": [3, size, size], "filter": {"file": blur}}
+        raw["data"] = {key: {"images": files[f"{part}_x"]} for key, part in (("train", "train"), ("validation", "val"), ("test", "test"))}
     else:
-        raw["physics"]["mask"] = {"file": str(data / "mask.npy")}
-        raw["data"] |= {"train": {"measurements": str(arrays["train_y"])}, "validation": {"measurements": str(arrays["val_y"])}}
-        raw["data"]["test"] = {"measurements": str(arrays["test_y"]), "images": str(arrays["test_x"])}
+        raw["physics"]["mask"] = {"file": _saved(folder, "mask", smaller(np.load(data / "mask.npy"), size))}
+        raw["data"] |= {"train": {"measurements": files["train_y"]}, "validation": {"measurements": files["val_y"]}}
+        raw["data"]["test"] = {"measurements": files["test_y"], "images": files["test_x"]}
+    if name == "mri64":
+        raw["physics"]["noise_model"]["sigma"] *= size / FULL
     raw["transforms"] = {"group": group}
     (folder / "spec.yaml").write_text(yaml.safe_dump(raw))
     return load_spec(folder / "spec.yaml", [*NARROW[name], f"training.steps={steps}", f"seed={seed}", "training.preview=false"])
+
+
+def _saved(folder: Path, name: str, array: np.ndarray) -> str:
+    np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
+    return str(folder / f"{name}.npy")
+
+
+def smaller(array: np.ndarray, size: int, kspace: bool = False, seen_in_kspace: bool = False) -> np.ndarray:
+    """The middle `size` × `size` of an array (…, H, W). Of `kspace` in the units of an orthonormal transform of that size; or of an image (n, 2, H, W),
+    real and imaginary part, what the middle of its k-space holds."""
+    if array.shape[-1] == size:
+        return array
+    if seen_in_kspace:
+        axes = (-2, -1)
+        spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(array[:, 0] + 1j * array[:, 1], axes=axes), norm="ortho"), axes=axes)
+        image = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(smaller(spectrum, size, kspace=True), axes=axes), norm="ortho"), axes=axes)
+        return np.stack([image.real, image.imag], 1).astype(array.dtype)
+    first = (array.shape[-1] - size) // 2
+    middle = array[..., first : first + size, first : first + size]
+    return middle * np.asarray(size / array.shape[-1], array.real.dtype) if kspace else middle
 
 
 def gaussian(width: int, sigma: float) -> np.ndarray:
@@ -116,12 +140,12 @@ def recovered(physics: Any, found: torch.Tensor, x: torch.Tensor) -> float:
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:
-    """Each run with its gain over the one without a group of the same task, length and seed, and whether the verdict foretold it; None where nothing
+    """Each run with its gain over the one without a group of the same task, length, size and seed, and whether the verdict foretold it; None where nothing
     is to compare with: good means a clear gain, and no none."""
-    alone = {(run["task"], run["steps"], run["seed"]): run for run in runs if run["group"] == "trivial"}
+    alone = {tuple(run[name] for name in ALIKE): run for run in runs if run["group"] == "trivial"}
     rows = []
     for run in runs:
-        other = alone.get((run["task"], run["steps"], run["seed"]))
+        other = alone.get(tuple(run[name] for name in ALIKE))
         gain = None if other is None or other is run else run["psnr"] - other["psnr"]
         foretold = None if gain is None or run["verdict"] == "doubtful" else (gain >= CLEAR) == (run["verdict"] == "good")
         rows.append({**run, "gain": gain, "foretold": foretold})
@@ -130,12 +154,12 @@ def compared(runs: Sequence[Run]) -> list[Run]:
 
 def table(runs: Sequence[Run]) -> list[str]:
     """The lines of a table in markdown."""
-    lines = ["| task | group | `es check` | energy reached | PSNR | over Aᵀy | over no group | recovered | as foretold |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| task | size | steps | group | `es check` | energy reached | PSNR | over Aᵀy | over no group | recovered | as foretold |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for run in compared(runs):
         reached = "" if run["reached"] is None else f"{100 * run['reached']:.0f} %"
         gain = "" if run["gain"] is None else f"{run['gain']:+.2f} dB"
         foretold = {None: "", True: "yes", False: "no"}[run["foretold"]]
-        cells = [run["task"], run["group"], run["verdict"], reached, f"{run['psnr']:.2f} dB", f"{run['psnr'] - run['adjoint']:+.2f} dB", gain, f"{100 * run['recovered']:.0f} %", foretold]
+        cells = [run["task"], f"{run['size']}²", str(run["steps"]), run["group"], run["verdict"], reached, f"{run['psnr']:.2f} dB", f"{run['psnr'] - run['adjoint']:+.2f} dB", gain, f"{100 * run['recovered']:.0f} %", foretold]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -148,19 +172,20 @@ def main() -> None:
     parser.add_argument("--group", action="append", choices=GROUPS)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=FULL)
     args = parser.parse_args()
     held = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
     for group in args.group or GROUPS:
         for task in args.task or NARROW:
-            key = {"task": task, "group": group, "steps": args.steps, "seed": args.seed}
+            key = {"task": task, "group": group, "steps": args.steps, "seed": args.seed, "size": args.size}
             if any(key.items() <= run.items() for run in held["runs"]):
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                spec = spec_in(Path(scratch), args.tasks.resolve(), task, group, args.steps, args.seed)
+                spec = spec_in(Path(scratch), args.tasks.resolve(), task, group, args.steps, args.seed, args.size)
                 held["runs"].append({**key, **verdict_on(spec), **trained(spec, Path(scratch))})
             args.out.write_text(json.dumps({**surroundings(), "runs": held["runs"]}, indent=1) + "\n")
             print(json.dumps(held["runs"][-1]), file=sys.stderr)
-    print("\n".join(table(sorted(held["runs"], key=lambda run: (list(NARROW).index(run["task"]), GROUPS.index(run["group"]))))))
+    print("\n".join(table(sorted(held["runs"], key=lambda run: (run["size"], run["steps"], run["seed"], list(NARROW).index(run["task"]), GROUPS.index(run["group"]))))))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import numpy as np
 import predictive
 import pytest
 import torch
-from deepinv.physics import Inpainting
+from deepinv.physics import MRI, Inpainting
 from problems import smooth
 
 
 def run(group, verdict, psnr, **changes):
-    key = {"task": "mri64", "group": group, "steps": 100, "seed": 0}
+    key = {"task": "mri64", "group": group, "steps": 100, "seed": 0, "size": 64}
     return {**key, "verdict": verdict, "reached": 0.5, "psnr": psnr, "adjoint": 20.0, "recovered": 0.25, **changes}
 
 
@@ -24,8 +24,8 @@ def test_a_gain_is_one_over_the_same_training_without_a_group():
 
 def test_the_table_has_a_row_for_each_run():
     lines = predictive.table([run("trivial", "doubtful", 22.0, reached=None), run("D4", "good", 23.0)])
-    assert lines[2] == "| mri64 | trivial | doubtful |  | 22.00 dB | +2.00 dB |  | 25 % |  |"
-    assert lines[3] == "| mri64 | D4 | good | 50 % | 23.00 dB | +3.00 dB | +1.00 dB | 25 % | yes |"
+    assert lines[2] == "| mri64 | 64² | 100 | trivial | doubtful |  | 22.00 dB | +2.00 dB |  | 25 % |  |"
+    assert lines[3] == "| mri64 | 64² | 100 | D4 | good | 50 % | 23.00 dB | +3.00 dB | +1.00 dB | 25 % | yes |"
 
 
 def test_what_was_recovered_is_counted_where_nothing_was_measured():
@@ -45,10 +45,17 @@ def test_a_spec_of_each_task_is_made_from_its_arrays(task, tmp_path):
         for what in "xy":
             np.save(arrays / f"{part}_{what}.npy", np.random.default_rng(0).random((60, 3, 64, 64), np.float32))
     np.save(arrays / "mask.npy", np.ones((1, 64, 64), np.float32))
-    spec = predictive.spec_in(tmp_path, tmp_path / "tasks", task, "D4", 7, 3)
+    spec = predictive.spec_in(tmp_path, tmp_path / "tasks", task, "D4", 7, 3, 32)
     assert (spec.training.steps, spec.seed, spec.transforms.group) == (7, 3, "D4")
-    assert len(np.load(spec.data.test.images.file)) == predictive.TESTED
+    assert np.load(spec.data.test.images.file).shape == (predictive.TESTED, 3, 32, 32)
     assert spec.physics.name == ("BlurFFT" if task == "blur64" else "Inpainting")
+
+
+def test_smaller_k_space_is_that_of_the_smaller_image():
+    x = np.random.default_rng(0).normal(size=(2, 2, 64, 64)).astype(np.float32)
+    large, small = (MRI(img_size=(2, size, size)) for size in (64, 32))
+    kspace = predictive.smaller(large.A(torch.from_numpy(x)).numpy(), 32, kspace=True)
+    assert np.allclose(kspace, small.A(torch.from_numpy(predictive.smaller(x, 32, seen_in_kspace=True))).numpy(), atol=1e-5)
 
 
 def test_the_filter_of_the_blur_is_round_and_keeps_the_light():
