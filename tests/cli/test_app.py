@@ -110,7 +110,7 @@ def test_names_of_files_cannot_steer_the_terminal(info_raises):
         (["reconstruct", "--ckpt", "m"], "see es reconstruct --help"),
         (["train"], "no spec is named"),
         (["train", "--resume", "run", "spec.yaml", "-o", "x"], "given too: a spec, -o"),
-        (["evaluate", "--ckpt", "m", "--images", "x.npy"], "--measurements and --images go together"),
+        (["evaluate", "--ckpt", "m", "--images", "x.npy"], "--images are compared with what is made of measurements"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -159,7 +159,7 @@ def test_a_reader_that_has_gone_ends_es_quietly(environment, tmp_path):
 
 
 def test_es_is_also_python_m_es_cli(environment, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=600)
     assert done.returncode == 0 and done.stdout.startswith(b"es ")
 
 

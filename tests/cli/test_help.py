@@ -12,18 +12,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import typer
 import yaml
 from dicom_files import save as save_dicom
-from inspecting_folders import pixels, rough
+from inspecting_folders import columns, kspace, phased, pixels, rough
 from PIL import Image
 from problems import es, network, train_in, write_spec
 from typer.testing import CliRunner
 
 from es_cli.catalog import load_spec
 from es_cli.cli.app import app
+from es_cli.data.writers import write_array
 from es_cli.training.events import Step
 from es_cli.training.run import Interrupted
 
@@ -67,9 +69,31 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / QUICKSTART).write_text(yaml.safe_dump(small_quickstart()))
     # the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
     slow = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1}
-    write_spec(folder / "spec.yaml", training={"steps": 6, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
+    for name, steps in (("spec", 6), ("changed", 8)):
+        write_spec(folder / f"{name}.yaml", training={"steps": steps, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
     stopped(folder / "spec.yaml", folder / "run")
     shutil.copy(folder / "run" / "model.safetensors", folder / "m.safetensors")
+    for name in ("run-a", "run-b"):
+        shutil.copytree(folder / "run", folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def complex_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network of complex images, and its measurements as BART has them."""
+    folder = tmp_path_factory.mktemp("complex")
+    measured = kspace(phased(6, SIZE)) * columns(SIZE, 4, 2)
+    np.save(folder / "train_y.npy", measured)
+    for i in range(2):
+        write_array(folder / f"{i}.cfl", measured[i])
+    spec = write_spec(
+        folder / "spec.yaml",
+        physics={"name": "MRI", "mask": "from-data"},
+        data={"train": {"measurements": "train_y.npy"}},
+        model={"name": "ArtifactRemoval", "backbone_net": network(2)},
+        training={"steps": 1, "batch_size": 2, "preview": False},
+    )
+    train_in(folder / "run", load_spec(spec)).rename(folder / "m.safetensors")
     return folder
 
 
@@ -82,6 +106,12 @@ def arrays(folder: Path) -> None:
         np.save(folder / f"{name}.npy", array)
     for i, image in enumerate(images[:3, 0]):
         save_dicom(folder / "series" / f"{i}.dcm", (100 * image * mask).astype(np.int16), InstanceNumber=i + 1)
+    for i in range(10):
+        at = folder / "scans" / f"subject{i % 2}" / f"{i}.h5"
+        at.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(at, "w") as file:
+            file["y"] = images[i] * mask
+    (folder / "list.txt").write_text("".join(f"{path}\n" for path in sorted((folder / "scans").rglob("*.h5"))))
     (folder / "data").mkdir()
     np.save(folder / "data" / "train_y.npy", np.random.default_rng(0).random((4, 1, 23, 12), np.float32))
 
@@ -124,7 +154,10 @@ def outputs(line: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("verb", "line"), ALL, ids=[line for _, line in ALL])
-def test_an_example_works_as_it_is_written(verb: str, line: str, folder: Path, environment: dict[str, str]) -> None:
+def test_an_example_works_as_it_is_written(verb: str, line: str, folder: Path, environment: dict[str, str], request: pytest.FixtureRequest) -> None:
+    if "cfl" in line:
+        for path in (file for file in request.getfixturevalue("complex_model").iterdir() if file.is_file()):
+            shutil.copy(path, folder)
     if verb == "simulate":  # from pictures of any size
         write_spec(folder / "spec.yaml", physics={"name": "Inpainting", "mask": 0.6}, data={"train": {"images": "photos"}}, model={"name": "ArtifactRemoval", "backbone_net": network(1)})
     for target in outputs(line):  # what the example makes is not there yet
@@ -145,6 +178,6 @@ def in_a_shell(line: str, environment: dict[str, str]) -> int:
     for name, command in (("es", f'exec "{sys.executable}" -m es_cli "$@"'), ("python", f'exec "{sys.executable}" "$@"')):
         (place / name).write_text(f"#!/bin/sh\n{command}\n")
         (place / name).chmod(0o755)
-    done = subprocess.run([shell, "-o", "pipefail", "-c", line], env={**environment, "PATH": f"{place}:{environment['PATH']}"}, capture_output=True, text=True, timeout=300)
-    print(done.stdout, done.stderr)
+    done = subprocess.run([shell, "-o", "pipefail", "-c", line], env={**environment, "PATH": f"{place}:{environment['PATH']}"}, capture_output=True, timeout=300)
+    sys.stderr.write(done.stderr.decode())
     return done.returncode
