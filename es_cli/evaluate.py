@@ -84,9 +84,9 @@ def evaluate(
     parameter that the operator does not take.
     """
     model = Reconstructor.load(ckpt, device, precision, test)
-    y_source, x_source, own = _test_data(ckpt, measurements, images, model.spec.physics)
-    y = _read(y_source, False, model.made.operator.measurement)
-    x = _read(x_source, True, model.made.operator.image)
+    y_source, x_source, own = find_test_data(ckpt, measurements, images, model.spec.physics)
+    y = read_samples(y_source, False, model.made.operator.measurement)
+    x = read_samples(x_source, True, model.made.operator.image)
     if len(y) != len(x):
         raise DataError(f"{len(x)} images for {len(y)} measurements", where=str(x_source.file), hint="give one image for each measurement")
     for i, (one, truth) in enumerate(zip(y, x, strict=True)):
@@ -99,7 +99,7 @@ def evaluate(
     seconds, done = 0.0, 0
     for rows in _by_shape(y):
         progress = functools.partial(lambda before, count: on_progress(before + count, len(y)), done)
-        fitted = _fitted(model, given, y, rows)
+        fitted = fit_rows(model, given, y, rows)
         made, taken = _made(model, _together(y, rows), fitted, progress)
         for who, of_who in made.items():
             for name, function in functions.items():
@@ -140,17 +140,18 @@ def _together(samples: np.ndarray | list[np.ndarray], rows: list[int]) -> np.nda
     return np.stack([samples[i] for i in rows])
 
 
-def _fitted(
+def fit_rows(
     model: Reconstructor, given: Mapping[str, np.ndarray | list[np.ndarray] | str], y: np.ndarray | list[np.ndarray], rows: list[int]
 ) -> dict[str, np.ndarray]:
-    """The operator's parameters of the samples at `rows`."""
+    """The operator's parameters of the samples at `rows`, (n or 1, …) each: all of one shape."""
     if isinstance(y, np.ndarray):
-        return model.fit(given, y)
+        fitted = model.fit(given, y)
+        return fitted if len(rows) == len(y) else {name: value if len(value) == 1 else value[rows] for name, value in fitted.items()}
     each = [model.fit({name: of_sample(value, i, len(y)) for name, value in given.items()}, y[i][None]) for i in rows]
     return {name: np.concatenate([own[name] for own in each]) for name in given}
 
 
-def _test_data(
+def find_test_data(
     ckpt: Path, measurements: Path | None, images: Path | None, physics: Component
 ) -> tuple[Source, Source, dict[str, ArrayFile | str]]:
     """Where measurements, images and parameters of samples are: given, or kept beside the checkpoint where they were simulated, or named by the run's
@@ -179,7 +180,7 @@ def _kept(folder: Path, name: str) -> Path | None:
     return file if file.is_file() else each if each.is_dir() and any(each.iterdir()) else None
 
 
-def _read(source: Source, pictures: bool, layout: Layout) -> np.ndarray | list[np.ndarray]:
+def read_samples(source: Source, pictures: bool, layout: Layout) -> np.ndarray | list[np.ndarray]:
     """All samples of a source, read as training reads them and arranged for the operator: (n, …), or one array each where they differ in shape.
 
     Raises DataError where they do not fit or are not finite.

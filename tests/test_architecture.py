@@ -24,7 +24,7 @@ FLOORS = [
     {"checkpoint", "building", "inspecting"},
     {"experiment"},
     {"training", "reconstruct", "simulation", "tiles"},
-    {"evaluate", "diagnostics", "report"},
+    {"evaluate", "diagnostics", "report", "serving"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

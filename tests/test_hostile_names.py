@@ -32,7 +32,7 @@ def test_names_of_inputs_become_names_of_outputs_in_the_output_folder(model: Pat
     monkeypatch.chdir(folder)
     inputs = [f"{name}.npy" for name in NAMES]
     assert es(["reconstruct", "--ckpt", str(model), "-o", "../out/", "--", *inputs, "../test_y.npy", str(folder / ".." / "in" / ".." / "test_x.npy")]) == 0
-    written = {*(f"{name}.recon.npy" for name in NAMES), "test_y.recon.npy", "test_x.recon.npy"}
+    written = {*(f"{name}.recon.npy" for name in NAMES), "test_y.recon.npy", "test_x.recon.npy", "manifest.json"}
     assert {path.name for path in (inpainting.parent / "out").iterdir()} == written
     assert {path.name for path in folder.iterdir()} == set(inputs)
 
@@ -60,6 +60,42 @@ def test_a_spec_in_a_folder_whose_name_is_no_text(inpainting: Path) -> None:
     shutil.copy(inpainting, folder)
     with pytest.raises(SpecError, match="not in UTF-8"):
         load_spec(folder / "spec.yaml")
+
+
+LONG = "x" * 300
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", "SPEC", f"data.train.measurements={LONG}.npy"], 3),
+        (["train", "SPEC", f"data.train.measurements={LONG * 20}"], 3),
+        (["train", "SPEC", f"physics.mask={{file: {LONG}.npy}}"], 3),
+        (["train", "SPEC", f"data.train.params={{mask: {LONG}.npy}}"], 3),
+        (["train", "SPEC", "-o", LONG], 3),
+        (["train", f"{LONG}.yaml"], 2),
+        (["train", "--resume", LONG], 4),
+        (["train", "SPEC", "--init-from", LONG], 4),
+        (["check", "SPEC", f"data.train.measurements={LONG}.npy"], 3),
+        (["simulate", "SPEC", "--images", LONG, "-o", "out"], 3),
+        (["simulate", "SPEC", "--images", "test_x.npy", "-o", LONG], 3),
+        (["init", "--from", f"{LONG}.npy"], 3),
+        (["init", "mri", "-o", f"{LONG}.yaml"], 3),
+        (["info", LONG], 4),
+        (["reconstruct", "--ckpt", LONG, "test_y.npy"], 4),
+        (["reconstruct", "--ckpt", "MODEL", f"{LONG}.npy"], 2),
+        (["reconstruct", "--ckpt", "MODEL", "test_y.npy", "--param", f"mask={LONG}.npy"], 3),
+        (["evaluate", "--ckpt", "MODEL", "--measurements", f"{LONG}.npy", "--images", "test_x.npy"], 3),
+        (["evaluate", "--ckpt", "MODEL", "--csv", f"{LONG}.csv"], 3),
+    ],
+)
+def test_names_longer_than_any_file_can_have(model: Path, inpainting: Path, monkeypatch, capfd, arguments: list[str], code: int) -> None:
+    monkeypatch.chdir(inpainting.parent)
+    named = {"SPEC": str(inpainting), "MODEL": str(model)}
+    ended = es([named.get(word, word) for word in arguments])
+    said = capfd.readouterr().err
+    assert ended == code and len(said.splitlines()) <= 10 and LONG[:200] in said and "a fault of es" not in said, said
 
 
 def test_a_spec_without_end(tmp_path: Path) -> None:

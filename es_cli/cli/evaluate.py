@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.completion import components_of
 from es_cli.cli.console import answer, answer_json, answer_table, answers_only, calls_in_words, counting, plain
 from es_cli.cli.options import (
     AsJson,
@@ -36,7 +37,10 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(metavar="FILE", help="The ground truth of the measurements.")] = None,
     param: Param = None,
     test_rule: TestRule = None,
-    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A metric of deepinv; may be repeated. PSNR and SSIM if left out.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A metric of deepinv; may be repeated. PSNR and SSIM if left out.", autocompletion=components_of("metric")),
+    ] = None,
     as_json: AsJson = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table with one row for each image.")] = None,
     device: Device = "auto",
@@ -53,7 +57,7 @@ def evaluate(
       es evaluate --ckpt run/model.safetensors --test-rule paper
       es evaluate --ckpt m.safetensors --test-rule splits=complementary
       es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy
-      es evaluate --ckpt m.safetensors --measurements y.npy --images x.npy --param mask=masks.npy
+      es evaluate --ckpt m.safetensors --param mask=mask.npy
     """
     if (measurements is None) != (images is None):
         raise UsageError("--measurements and --images go together", hint="give both, or neither for the run's own test data")

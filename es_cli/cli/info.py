@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from es_cli.cli.completion import complete_checkpoints
 from es_cli.cli.console import answer_json, answer_table, plain
 from es_cli.cli.options import AsJson, Verbose
 
@@ -14,7 +15,9 @@ LONGEST = 300  # characters of one part of the spec; --json has all
 
 
 def info(
-    ckpt: Annotated[Path, typer.Argument(metavar="FILE", help="A model.safetensors.", show_default=False)],
+    ckpt: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A model.safetensors.", show_default=False, autocompletion=complete_checkpoints)
+    ],
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -21,26 +18,37 @@ from es_cli.cli.options import (
     TestRule,
     Verbose,
     named_files,
-    read_parameters,
+    parameter_sources,
     read_test_rule,
 )
-from es_cli.errors import DataError, UsageError
+from es_cli.errors import AnswerIsNo
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
 
-STREAM = "-"
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as file systems have it
+    from es_cli.serving.events import Event, Listener
+    from es_cli.serving.job import Outcome
 
 
 def reconstruct(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files of measurements; - for .npy on standard input.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Files of measurements, folders, globs in quotes, @LIST with one path a line; - for standard input.", show_default=False),
+    ],
     ckpt: Checkpoint,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="OUT", help="A file (.npy .npz .h5 .zarr .nii .cfl .png .tif), a folder, or - for .npy on standard output; ./STEM.recon.npy if left out."),
+        typer.Option("-o", "--out", metavar="OUT", help="A file (.npy .npz .h5 .zarr .nii .cfl .png .tif), a folder, or - for standard output; ./STEM.recon.npy if left out."),
     ] = None,
     overwrite: Overwrite = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists: go on where a run was stopped.")] = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Only part I of N of the sorted inputs, counted from 1, as for the tasks of a SLURM array.", show_default=False)
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="On pipes npy, or bare values in the operator's shape: raw (C order) or cfl (as BART has them). In a folder, the kind of files: npy, nii.gz, png, …", show_default=False),
+    ] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which array of an .npz, .h5, .zarr or .mat file; needed where it holds several.")] = None,
     param: Param = None,
     test_rule: TestRule = None,
@@ -51,138 +59,70 @@ def reconstruct(
 ) -> None:
     """Make images from measurements: one or a batch, told apart by the operator's shape; complex in, complex out.
 
-    Prints the path of each output. Voxel size and position go from input to output where both have a place for them. Several arrays on standard input, one after another, are several inputs. Nothing but the checkpoint is needed.
+    Prints the path of each output. Names of folders, globs and lists are mirrored into -o DIR, which gets a manifest.json with the SHA-256 of inputs, checkpoint and outputs. Where one of several inputs fails, the others go on: exit code 6 if some failed, that of the first fault if all did. Voxel size and position go from input to output where both have a place for them. Several arrays on standard input, one after another, are several inputs. Nothing but the checkpoint is needed.
 
     \b
     Examples:
-      es reconstruct --ckpt m.safetensors y.npy -o x.png
+      es reconstruct --ckpt m.safetensors a.npy -o x.png
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
+      es reconstruct --ckpt m.safetensors scans/ -o images --skip-existing
+      es reconstruct --ckpt m.safetensors 'scans/**/*.h5' -o images
+      es reconstruct --ckpt m.safetensors @list.txt -o images --shard 3/8
       es reconstruct --ckpt m.safetensors series/ -o x.nii.gz
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
+      cat *.cfl | es reconstruct --ckpt m.safetensors - -o - --format cfl
     """
-    files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
-    one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
-    within = None if out in (None, STREAM) or one_file else Path(str(out))
-    with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
-        from es_cli.reconstruct import Reconstructor
+    files, rule = named_files(param), read_test_rule(test_rule)
 
-        model = Reconstructor.load(ckpt, device, precision, rule)
-        params = read_parameters(files)
-        if not quiet and (verbose or rule is not None or sys.stderr.isatty()):
-            complain(f"{calls_in_words(model.network_calls)} for each image", "note: ")
-        for name in model.per_sample:
-            if name not in params and not quiet:
+    from es_cli.serving import outputs
+    from es_cli.serving.inputs import Shard, find_inputs
+
+    part = None if shard is None else Shard.read(shard)
+    folder = outputs.check_out(inputs, out)
+    frames, kind = outputs.kinds(form, inputs, out)
+    jobs = outputs.plan(find_inputs(inputs, folder), out, folder, kind)
+    jobs = jobs if part is None else outputs.part_of(jobs, part)
+    left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
+    with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
+        from es_cli.serving.job import Request, reconstruct_all
+
+        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite)
+        show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
+        outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
+    _end(outcome, quiet)
+
+
+def _shown(stdout: TextIO, on_progress: Callable[[float, int], None], quiet: bool, explain: bool) -> Listener:
+    """Shows events: paths of outputs on standard output, everything else on standard error."""
+    from es_cli.serving.events import Advanced, Failed, Loaded, Remark, Written
+
+    def show(event: Event) -> None:
+        if isinstance(event, Written):
+            # a terminal obeys what it is shown; whoever reads a pipe gets the very name
+            answer(plain(event.target, blank=False) if stdout.isatty() else str(event.target), stdout)
+        elif isinstance(event, Failed):
+            complain(str(event.error))
+        elif isinstance(event, Advanced):
+            on_progress(event.done, event.total)
+        elif isinstance(event, Remark) and not quiet:
+            complain(event.text, "note: ")
+        elif isinstance(event, Loaded) and not quiet:
+            if explain:
+                complain(f"{calls_in_words(event.network_calls)} for each image", "note: ")
+            for name in event.per_sample:
                 complain(f"each sample had its own {name} in training; this is the one of the checkpoint, give --param {name}=FILE for another", "note: ")
-        for done, (source, target) in enumerate(zip(inputs, targets, strict=True), 1):
-            for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
-                image = model.reconstruct(measured, where, params)
-                place = target if number == 1 else _numbered(target, number, overwrite)
-                _write(image, place, stdout, (source, key, measured.shape), within)
-            on_progress(done, len(inputs))
+
+    return show
 
 
-def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Path | None]:
-    """Where each input goes, None for standard output. Raises UsageError, before anything heavy is loaded, where that cannot be."""
-    if inputs.count(STREAM) > 1:
-        raise UsageError("standard input (-) can be read only once")
-    if out == STREAM:
-        return [None] * len(inputs)
-    if out is not None:
-        _check_name(Path(out))
-    names = [f"{'stdin' if name == STREAM else Path(name).stem}.recon.npy" for name in inputs]
-    if out is None:
-        paths = [Path(name) for name in names]
-    elif _is_folder(out, inputs):
-        _check_folder(Path(out))
-        paths = [Path(out) / name for name in names]
-    else:
-        _check_suffix(Path(out))
-        paths = [Path(out)]
-    for source, path in zip(inputs, paths, strict=True):
-        _check_name(path)
-        if paths.count(path) > 1:
-            raise UsageError("two inputs would be written to this file", where=str(path), hint="rename one, or reconstruct one at a time")
-        if source != STREAM and path.exists() and Path(source).exists() and path.samefile(source):
-            raise UsageError("the output would replace the input", where=str(path), hint="give another -o")
-        if out is not None and path.exists() and not overwrite:
-            raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite to replace it")
-    return list(paths)
-
-
-def _check_name(path: Path) -> None:
-    if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
-        raise UsageError("no file can have this name", where=str(path)[:LONGEST_NAME], hint="give a shorter -o FILE")
-
-
-def _is_folder(out: str | None, inputs: list[str]) -> bool:
-    # a .zarr is a folder to the system and a file to whoever writes it
-    existing = out is not None and Path(out).is_dir() and Path(out).suffix.lower() != ".zarr"
-    return out is not None and (len(inputs) > 1 or out.endswith(("/", "\\")) or existing)
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file() or (folder.suffix and not folder.exists()):
-        raise UsageError("several inputs need a folder, and this is a file", where=str(folder), hint="give -o DIR")
-
-
-def _check_suffix(path: Path) -> None:
-    from es_cli.data.writers import INSTEAD, SUFFIXES, suffix_of
-
-    suffix = suffix_of(path)
-    if suffix not in SUFFIXES:
-        hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
-        raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=hint)
-
-
-def _measurements(source: str, key: str | None, one_file: bool) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """The arrays of one input, with what to call each. Raises UsageError where a stream holds several and `one_file` is to take them."""
-    from es_cli.data import images, readers
-
-    if source != STREAM:
-        array = readers.open_array(Path(source), key)
-        if Path(source).suffix.lower() in readers.PICTURES and array.dtype.kind in "bu":
-            # integers of a picture are read as training reads them, in [0, 1]; without a channel axis if there was none
-            picture = images.to_picture(array, source)
-            array = picture[0] if array.ndim == 2 else picture
-        yield source, array
-        return
-    frames = readers.read_npy_stream(sys.stdin.buffer)
-    first = next(frames, None)
-    if first is None:
-        raise DataError("nothing came in", where="standard input", hint="pipe in what numpy.save writes")
-    if one_file and next(frames, None) is not None:
-        raise UsageError("standard input holds several arrays, and -o names one file", hint="give -o DIR/, or -o -")
-    yield "standard input, array 1", first
-    for number, frame in enumerate(frames, 2):
-        yield f"standard input, array {number}", frame
-
-
-def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
-    """The file of a stream's second, third … array: stdin-2.recon.npy beside stdin.recon.npy."""
-    if target is None:
-        return None
-    path = target.with_name(f"stdin-{number}.recon.npy")
-    if target.parent != Path() and path.exists() and not overwrite:
-        raise UsageError("this output exists", where=str(path), hint="give another -o, or --overwrite to replace it")
-    return path
-
-
-def _write(
-    image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]], within: Path | None
-) -> None:
-    """Write one image; `origin` is the file, the key and the shape of its measurements, whose geometry is the image's where the shapes are equal.
-
-    `within` is the folder of all outputs, None: each has a name of its own, which may be a link.
-    """
-    from es_cli.data import readers, writers
-
-    if target is None:
-        writers.write_npy(stdout.buffer, image)
-        return
-    source, key, shape = origin
-    kept = source != STREAM and image.shape == shape and writers.suffix_of(target) in writers.GEOMETRIC
-    writers.write_array(target, image, readers.read_geometry(Path(source), key) if kept else None, within)
-    # a terminal obeys what it is shown; whoever reads a pipe gets the very name
-    answer(plain(target, blank=False) if stdout.isatty() else str(target), stdout)
+def _end(outcome: Outcome, quiet: bool) -> None:
+    """How a command ends in which something failed."""
+    if outcome.skipped and not quiet:
+        complain(f"{outcome.skipped} outputs were there already, and are left as they are", "note: ")
+    failed = len(outcome.failures)
+    if failed and not outcome.written + outcome.skipped:
+        raise typer.Exit(outcome.failures[0].exit_code)
+    if failed:
+        raise AnswerIsNo(f"{failed} of {failed + outcome.written + outcome.skipped} inputs failed", hint="see above; --skip-existing goes on with them alone")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from es_cli.cli.console import answer, quoted
-from es_cli.cli.options import Device, Overwrite, Quiet, Verbose, seconds_of
+from es_cli.cli.check import headline
+from es_cli.cli.console import answer, complain, quoted
+from es_cli.cli.options import Device, InitFrom, Overrides, Overwrite, Quiet, Resume, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from es_cli.experiment import Experiment
     from es_cli.spec.schema import Spec
     from es_cli.training.changes import Reopened
     from es_cli.training.folder import RunFolder
@@ -21,19 +24,22 @@ if TYPE_CHECKING:
 
 def train(
     spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; runs/NAME if left out.")] = None,
     overwrite: Overwrite = False,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.")] = None,
-    init_from: Annotated[Path | None, typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.")] = None,
+    resume: Resume = None,
+    init_from: InitFrom = None,
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="TIME", help="Stop in time by itself, with the state saved: 23h30m, 45m, 1d, or 23:30:00.", show_default=False)
     ] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not look first at what `es check --quick` would say, which takes seconds.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a network from measurements alone.
+
+    What makes it doubtful that this can be learned is said first, and training goes on; `es check` says more.
 
     Standard output carries one line, the path of the checkpoint. Ctrl-C saves the state, and --resume goes on from there; SIGUSR1 saves it and
     training goes on. A run that --max-time stopped ends with exit code 124.
@@ -59,7 +65,8 @@ def train(
         run = _core(folder, stopped)
         try:
             if stopped is None:
-                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display)
+                looking = {} if no_check else {"on_built": lambda experiment: _look_first(experiment, display)}
+                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display, **looking)
             else:
                 model = run.resume(stopped, device=device, until=until, on_event=display)
         except run.Interrupted as stop:
@@ -122,6 +129,22 @@ def _core(folder: RunFolder | None, stopped: Reopened | None) -> Any:
             stopped.release()
         raise
     return run
+
+
+def _look_first(experiment: Experiment, display: TrainingDisplay) -> None:
+    """Says what the quick part of `es check` finds; if quiet, only that this cannot be learned."""
+    from es_cli.diagnostics.check import first_look
+    from es_cli.diagnostics.finding import worst
+
+    look = first_look(experiment)
+    for finding in look.findings:
+        if finding.verdict == "no" or finding.verdict == "doubtful" and not display.quiet:
+            typer.echo(headline(finding, sys.stderr), err=True)
+    if worst(finding.verdict for finding in look.findings) == "no":
+        complain("this cannot be learned as it stands; training goes on all the same", label="warning: ")
+    good = [finding.section for finding in look.findings if finding.verdict == "good"]
+    omitted = f"; {', '.join(look.left_out)} would take long, es check looks at them" if look.left_out else ""
+    display.say(f"check:      {', '.join(good) or 'nothing'} good, {look.seconds:.1f} s{omitted}")
 
 
 def _next_command(spec: Spec, model: Path) -> str:

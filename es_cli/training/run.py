@@ -33,7 +33,7 @@ from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.state import Snapshot
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -61,12 +61,13 @@ def train(
     init_from: Path | None = None,
     until: float | None = None,
     on_event: Listener = lambda event: None,
+    on_built: Callable[[Experiment], None] = lambda experiment: None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
     `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
-    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
-    with the state saved.
+    `time.monotonic`, None: when it is finished. `on_built` is shown everything that will be trained, and leaves it as it is. Raises any EsError,
+    the folder then being given up; Interrupted after a signal or at that time, with the state saved.
     """
     with ExitStack() as stack:
         stack.callback(folder.release)
@@ -76,6 +77,7 @@ def train(
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
+            on_built(experiment)
             run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
@@ -163,10 +165,7 @@ class _Run:
         """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
         self.good = good
         if snapshot is not None:
-            try:
-                self.state.restore(snapshot)
-            except UNREADABLE as error:
-                raise unreadable(self.states.newest, error) from error
+            self.state.restore(snapshot)
         progress, spec = self.state.progress, self.experiment.spec
         self.metrics.resume(progress.step)
         if progress.done and ended(spec, progress, self.steps):
