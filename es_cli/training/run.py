@@ -33,7 +33,7 @@ from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import Snapshot
+from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -105,7 +105,10 @@ def resume(
         states = StateFiles(run.path)
         snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
         if snapshot is not None:
-            check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            try:
+                check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            except ValueError as error:
+                raise unreadable(snapshot.path or states.newest, error) from error
         horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
         going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
         return going.go_on(snapshot, good, run.changes)

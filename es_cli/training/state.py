@@ -232,6 +232,9 @@ def _progress(described: Mapping[str, Any]) -> Progress:
                 raise ValueError(f"{key} is {value!r:.40}")
             if kind in {float, str} and not isinstance(value, (float, int) if kind is float else str):
                 raise TypeError(f"{key} is {value!r:.40}")
+    positions = [position for part in progress.bad.values() for position in part] if isinstance(progress.bad, dict) else [None]
+    if not all(type(position) is int and position >= 0 for position in positions):
+        raise ValueError(f"bad is {progress.bad!r:.40}")
     return progress
 
 
