@@ -123,7 +123,7 @@ class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
-    optimizer and scheduler as the spec has them, `spec` is what is trained, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    optimizer and scheduler as the spec has them, `spec` is what is trained, `samples` says on how many, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     """
 
     objective: Objective
@@ -136,6 +136,7 @@ class TrainingState:
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
     spec: Mapping[str, Any] | None = None
+    samples: str | None = None
     untried: Path | None = None  # the file that the state was read from, until the first step from there
 
     @property
@@ -164,6 +165,7 @@ class TrainingState:
             "progress": asdict(self.progress),
             "parts": self.parts,
             "spec": self.spec,
+            "samples": self.samples,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),

@@ -128,6 +128,17 @@ def test_a_file_of_another_shape_is_named(files):
         train_in(spec.parent / "run", load_spec(spec, FILES), on_event=at_step(2, other))
 
 
+def test_a_run_does_not_go_on_with_fewer_files_than_it_was_begun_with(files):
+    spec, paths = files
+    held = paths[5].read_bytes()
+    with pytest.raises(DataError):
+        train_in(spec.parent / "run", load_spec(spec, FILES), on_event=at_step(2, lambda: [path.unlink() for path in paths]))
+    for path in paths[:5] + paths[6:]:
+        path.write_bytes(held)
+    with pytest.raises(DataError, match="begun with 18 samples to train on and 2 held out, and there are 17 .* now.*bring the files back"):
+        resume(spec.parent / "run", ["data.on_bad_sample=skip"], device="cpu")
+
+
 def test_a_mapped_file_that_is_cut_short_does_not_end_the_process(inpainting):
     path = inpainting.parent / "train_y.npy"
     with pytest.raises(DataError, match="cut short"):
