@@ -80,10 +80,18 @@ def described(resolved: Spec) -> dict[str, Any]:
     return {name: section for name, section in whole.items() if name != "data"}
 
 
-def check_same(begun: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
-    """SpecError where a run is not what it was `begun` as, both as `described` has it: somebody has edited its spec. None: nobody knows."""
-    if begun is not None:
-        _refuse(_changes(to_dict(from_dict(dict(begun), SPEC)), now, ""))
+def check_same(begun: Any, now: Mapping[str, Any]) -> None:
+    """SpecError where a run is not what it was `begun` as, both as `described` has it: somebody has edited its spec. None: nobody knows.
+
+    Raises ValueError where `begun` describes nothing that this version knows.
+    """
+    if begun is None:
+        return
+    try:
+        held = to_dict(from_dict(begun, SPEC))
+    except SpecError as error:
+        raise ValueError(f"it speaks of a spec that is none: {error.faults[0].what}") from error
+    _refuse(_changes(held, now, ""))
 
 
 def _refuse(changes: Iterable[Change]) -> None:

@@ -34,7 +34,7 @@ from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import Snapshot
+from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -106,7 +106,11 @@ def resume(
         states = StateFiles(run.path)
         snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
         if snapshot is not None:
-            check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            try:
+                check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            except ValueError as error:
+                raise unreadable(snapshot.path or states.newest, error) from error
+            _check_samples(snapshot.described.get("samples"), experiment)
         horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
         going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
         return going.go_on(snapshot, good, run.changes)
@@ -119,6 +123,17 @@ def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tu
         tell("this run was stopped before its first state was saved: it starts anew")
         return None, None
     return states.read(tell)
+
+
+def _samples(experiment: Experiment) -> str:
+    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
+
+
+def _check_samples(begun: Any, experiment: Experiment) -> None:
+    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
+    if begun is not None and begun != _samples(experiment):
+        what = f"this run was begun with {begun!s:.80}, and there are {_samples(experiment)} now"
+        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -150,6 +165,7 @@ class _Run:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
         self.described = self.state.spec = described(experiment.resolved)
+        self.state.samples = _samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
