@@ -14,6 +14,7 @@ from es_cli.cli.console import answer, answers_only, calls_in_words, complain, c
 from es_cli.cli.options import (
     Checkpoint,
     Device,
+    KeepIdentifiers,
     Overwrite,
     Param,
     Precision,
@@ -46,6 +47,7 @@ def reconstruct(
     test_rule: TestRule = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    keep_identifiers: KeepIdentifiers = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -63,6 +65,8 @@ def reconstruct(
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
     """
     files, rule, targets = named_files(param), read_test_rule(test_rule), output_files(inputs, out, overwrite)
+    if keep_identifiers:
+        _check_identifiers(inputs, targets)
     one_file = out not in (None, STREAM) and not _is_folder(out, inputs)
     within = None if out in (None, STREAM) or one_file else Path(str(out))
     with answers_only() as stdout, counting("reconstructing", quiet or len(inputs) == 1) as on_progress:
@@ -79,7 +83,7 @@ def reconstruct(
             for number, (where, measured) in enumerate(_measurements(source, key, one_file), 1):
                 image = model.reconstruct(measured, where, params)
                 place = target if number == 1 else _numbered(target, number, overwrite)
-                _write(image, place, stdout, (source, key, measured.shape), within)
+                _write(image, place, stdout, (source, key, measured.shape), within, keep_identifiers)
             on_progress(done, len(inputs))
 
 
@@ -114,6 +118,20 @@ def output_files(inputs: list[str], out: str | None, overwrite: bool) -> list[Pa
 def _check_name(path: Path) -> None:
     if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
         raise UsageError("no file can have this name", where=str(path)[:LONGEST_NAME], hint="give a shorter -o FILE")
+
+
+def _check_identifiers(inputs: list[str], targets: list[Path | None]) -> None:
+    """Raises UsageError where --keep-identifiers finds no place, DataError where it finds nothing to keep; before anything heavy is loaded."""
+    from es_cli.data.identifiers import PLACES, read_identifiers
+    from es_cli.data.writers import suffix_of
+
+    for source, target in zip(inputs, targets, strict=True):
+        if target is None or suffix_of(target) not in PLACES:
+            hint = f"give -o FILE with one of {', '.join(PLACES)}"
+            raise UsageError("--keep-identifiers has no place in this output", where=str(target or "standard output"), hint=hint)
+        if source == STREAM:
+            raise UsageError("standard input has no identifiers to keep", hint="leave --keep-identifiers out")
+        read_identifiers(Path(source))
 
 
 def _is_folder(out: str | None, inputs: list[str]) -> bool:
@@ -170,19 +188,20 @@ def _numbered(target: Path | None, number: int, overwrite: bool) -> Path | None:
 
 
 def _write(
-    image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]], within: Path | None
+    image: np.ndarray[Any, Any], target: Path | None, stdout: TextIO, origin: tuple[str, str | None, tuple[int, ...]], within: Path | None, identified: bool
 ) -> None:
     """Write one image; `origin` is the file, the key and the shape of its measurements, whose geometry is the image's where the shapes are equal.
 
-    `within` is the folder of all outputs, None: each has a name of its own, which may be a link.
+    `within` is the folder of all outputs, None: each has a name of its own, which may be a link. `identified`: with whom it shows.
     """
-    from es_cli.data import readers, writers
+    from es_cli.data import identifiers, readers, writers
 
     if target is None:
         writers.write_npy(stdout.buffer, image)
         return
     source, key, shape = origin
     kept = source != STREAM and image.shape == shape and writers.suffix_of(target) in writers.GEOMETRIC
-    writers.write_array(target, image, readers.read_geometry(Path(source), key) if kept else None, within)
+    geometry = readers.read_geometry(Path(source), key) if kept else None
+    writers.write_array(target, image, geometry, within, identifiers.read_identifiers(Path(source)) if identified else None)
     # a terminal obeys what it is shown; whoever reads a pipe gets the very name
     answer(plain(target, blank=False) if stdout.isatty() else str(target), stdout)
