@@ -26,7 +26,7 @@ from es_cli.spec.document import to_dict, to_yaml
 from es_cli.spec.schema import Spec
 from es_cli.training.changes import Change, read_run
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
-from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
+from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder, check_links
 from es_cli.training.lock import FolderLock
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
@@ -92,9 +92,11 @@ def resume(
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
     `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` as in `train`. Raises Interrupted as it does, CheckpointError
-    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
+    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it, OutputError where
+    a link leads out of it.
     """
     read_run(run_dir, changes)
+    check_links(run_dir)
     with ExitStack() as stack:
         lock = FolderLock(run_dir).take()
         stack.callback(lock.release)
