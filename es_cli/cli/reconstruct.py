@@ -12,6 +12,7 @@ from es_cli.cli.console import answer, answers_only, calls_in_words, complain, c
 from es_cli.cli.options import (
     Checkpoint,
     Device,
+    KeepIdentifiers,
     Overwrite,
     Param,
     Precision,
@@ -80,6 +81,7 @@ def reconstruct(
     consistent: Consistent = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    keep_identifiers: KeepIdentifiers = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -118,10 +120,12 @@ def reconstruct(
     jobs = jobs if part is None else outputs.part_of(jobs, part)
     beside = Beside(uncertainty, parts, consistent, len(jobs) > 1, overwrite)
     left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
+    if keep_identifiers:
+        outputs.check_identifiers(left)
     with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
-        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed), floats, not no_provenance, full_paths, beside)
+        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed), floats, not no_provenance, full_paths, beside, keep_identifiers)
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
         outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)

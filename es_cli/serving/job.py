@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from es_cli.data import writers
+from es_cli.data.identifiers import read_identifiers
 from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
-from es_cli.serving.beside import Beside
+from es_cli.serving.beside import Beside, in_pieces
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
 from es_cli.serving.inputs import Shard
@@ -42,7 +43,8 @@ class Request:
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
     (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, `limits` which axis counts samples and how much memory there is.
     `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
-    the paths of files from the root. `beside` is what goes beside each image.
+    the paths of files from the root. `beside` is what goes beside each image; `identified`: with whom
+    it shows, as DICOM headers say.
     """
 
     ckpt: Path
@@ -60,6 +62,7 @@ class Request:
     records: bool = True
     full_paths: bool = False
     beside: Beside = field(default_factory=Beside)
+    identified: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,10 @@ class _Run:
             if is_plain(model, measured.array, limits) and beside.asked:
                 found = beside.examine(model, measured, self.params)
                 return _Made(measured, found.image, examined=found)
-            if beside.asked:
-                raise beside.too_large(where)
             if is_plain(model, measured.array, limits):
                 return _Made(measured, model.reconstruct(measured.array, where, self.params))
+            if beside.asked or self.request.identified:
+                raise in_pieces(where)
             from es_cli.serving.large import reconstruct_large
 
             image, plan = reconstruct_large(
@@ -199,7 +202,8 @@ class _Run:
         if isinstance(made.image, PiecewiseArray):
             made.image.save(target, geometry)
         else:
-            writers.write_array(target, values, geometry, job.within)
+            known = read_identifiers(measured.path) if self.request.identified and measured.path is not None else None
+            writers.write_array(target, values, geometry, job.within, known)
         self.written += 1
         self._record(job, target, measured, values, made.happened)
         self.tell(Written(target))

@@ -95,7 +95,7 @@ def resume(
 
     `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
     run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
-    go on with a change, UsageError where another process trains in it.
+    go on with a change, UsageError where another process trains in it, OutputError where a link leads out of it.
     """
     run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
     with ExitStack() as stack:
