@@ -34,6 +34,8 @@ QUICKSTART = "examples/configs/quickstart.yaml"
 ROOT = Path(__file__).parents[2]
 SHELL = re.compile(r"[|>]|\$\(")  # what only a shell can do
 SIZE = 16
+# the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
+SOON = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1, "validate_every": 3}
 
 
 def examples(verb: str) -> list[str]:
@@ -67,9 +69,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures(folder / "photos")
     (folder / QUICKSTART).parent.mkdir(parents=True)
     (folder / QUICKSTART).write_text(yaml.safe_dump(small_quickstart()))
-    # the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
-    slow = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1}
-    write_spec(folder / "spec.yaml", training={"steps": 6, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
+    write_spec(folder / "spec.yaml", training={"steps": 6, "batch_size": 4, "preview": False, **SOON})
     stopped(folder / "spec.yaml", folder / "run")
     shutil.copy(folder / "run" / "model.safetensors", folder / "m.safetensors")
     for name in ("run-a", "run-b"):
@@ -126,7 +126,7 @@ def small_quickstart() -> dict:
     for part, crops in (("train", 8), ("test", 2)):
         spec["data"][part]["images"] |= {"crop": SIZE, "crops_per_image": crops}
     spec["model"]["backbone_net"]["channels_per_scale"] = [4, 8]
-    spec["training"] |= {"steps": 2}
+    spec["training"] = {"steps": 2, "batch_size": 4, **SOON}
     return spec
 
 
