@@ -20,6 +20,9 @@ WORDS = {
     "array": "an array ({file: PATH})",
     "null": "null",
 }
+# what is done again and again: a spec, which may be a stranger's, sets no machine to work for days before the first step
+REPEATED = {"num_iter", "inner_iter", "outer_iter", "num_cascades", "depth", "num_blocks", "n_layers", "solver_steps", "refine_steps"}
+MOST_REPEATS = 1000
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
 WEIGHTS = "weights"  # a reserved key of every model: the file that its weights are read from
 ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
@@ -201,6 +204,8 @@ def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> F
             )
         ]
     if _fits(parameter, value, kinds):
+        if parameter.name in REPEATED and isinstance(value, (int, float)) and value > MOST_REPEATS:
+            return [(path, f"{value:g} is more than anything is repeated", f"give {MOST_REPEATS} or less")]
         return []
     if isinstance(value, str) and kinds and "str" not in parameter.types:
         if find(value, kinds) is None and (parameter.parts or find(value) is not None):

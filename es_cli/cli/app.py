@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, schema, simulate, train
 from es_cli.cli.console import complain
-from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory
+from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory, shortened
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO}  # files are written by the writers, which answer for themselves; this is what is left
 LINES = 10  # of an error; a person reads no more
@@ -67,6 +67,9 @@ class Es(TyperGroup):
             _let_go_of_stdout()
             return 141
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                self._tell([Fault(f"cannot be used: {error.strerror}", shortened(error.filename), "check this name, its permissions and the disk")])
+                return DataError.exit_code
             if isinstance(error, OSError) and error.errno in FULL:
                 self._tell([Fault(f"cannot be written: {error.strerror}", "standard output", "make room, or write to a file elsewhere with -o")])
                 _let_go_of_stdout()

@@ -31,9 +31,9 @@ SECTIONS: dict[str, Section] = {
     "cost": cost_finding,
 }
 PICTURES = (coverage.PICTURE,)  # the names of all that sections draw
-# what training looks at first, and how often a section takes A and Aᵀ then, about. Coverage takes too long, and cost is shown by training itself
-FIRST = {"operator": 40, "transforms": 40, "splits": 0, "noise": 0}
-SECONDS = 3.0  # that this look may take
+# what training looks at first, and how often a section takes A and Aᵀ then, about. Cost is left out: training itself shows it
+FIRST = {"operator": 40, "transforms": 40, "splits": 0, "noise": 0, "coverage": 200}
+SECONDS = 5.0  # that this look may take
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ NORMAL = 0.6745  # median of |z| for z ~ N(0, 1)
 ERROR_OF_MEDIAN = 1.17  # standard error of that estimate of σ, times √n / σ
 LEAST = 100  # differences, fewer of which say nothing
 QUIET = 0.25  # share of the pieces of the data that have least signal, which are looked at
+QUIETEST = 1.27  # the mean of the lowest quarter of many numbers drawn from N(0, 1), below 0
 PIECE = 64  # pixels along each side of a piece of an image
 STRONGER = 2.0  # times the variance of signal in differences over twice the distance, at least: 1.9 to 2.1 for amplitudes of 1/ω, more for steeper ones
 OUTER, INNER = (0.9, 1.0), (0.5, 0.7)  # of the measured points of k-space by their radius: where noise is looked for, and where signal
@@ -89,6 +90,8 @@ def _pooled(pieces: Sequence[_Piece], domain: Domain) -> NoiseLevel | None:
     fine, coarse = (torch.cat([getattr(one, name) for one in chosen]) for name in ("fine", "coarse"))
     ratio = sum(one.ratio for one in chosen) / len(chosen)
     level, above = (float(part.abs().median()) / NORMAL for part in (fine, coarse))
+    if len(chosen) < len(pieces):  # chosen as the quietest, they look quieter than they are, all the more the fewer numbers each has
+        above *= 1 + QUIETEST * ERROR_OF_MEDIAN / math.sqrt(len(coarse) / len(chosen))
     # fine: n² + s², coarse: n² + ratio s²
     lowest = min(level, math.sqrt(max(0.0, (ratio * level**2 - above**2) / (ratio - 1))))
     # the median of the coarse one errs too, and half the weight of both goes into n²

@@ -7,6 +7,7 @@ weights, so that both are products: for 31 images of 320 × 320 and 50 angles, a
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -126,7 +127,9 @@ def _matrix(grids: Tensor, size: int, padded: int, circle: bool) -> Tensor:
         weights.append(weight[within])
         counts.append(within.flatten(1).sum(1))
     ends = F.pad(torch.cat(counts).cumsum(0), (1, 0)).int()
-    return torch.sparse_csr_tensor(ends, torch.cat(columns), torch.cat(weights), (len(ends) - 1, size**2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support is in beta|invariant checks)", UserWarning)  # nothing that a user could act on
+        return torch.sparse_csr_tensor(ends, torch.cat(columns), torch.cat(weights), (len(ends) - 1, size**2))
 
 
 def _disc(size: int) -> Tensor:

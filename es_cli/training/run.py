@@ -22,19 +22,18 @@ from es_cli.data.writers import write_array, write_bytes
 from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
-from es_cli.spec.document import to_dict, to_yaml
+from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
-from es_cli.training.changes import Change, read_run
+from es_cli.training.changes import Change, Reopened, check_same, described, reopen
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
-from es_cli.training.lock import FolderLock
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.state import Snapshot
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -89,26 +88,27 @@ def train(
 
 
 def resume(
-    run_dir: Path, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
+    run_dir: Path | Reopened, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
 ) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` as in `train`. Raises Interrupted as it does, CheckpointError
-    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
+    `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
+    run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
+    go on with a change, UsageError where another process trains in it.
     """
-    read_run(run_dir, changes)
+    run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
     with ExitStack() as stack:
-        lock = FolderLock(run_dir).take()
-        stack.callback(lock.release)
-        before, spec, changed = read_run(run_dir, changes)
+        stack.callback(run.release)
         where = resolve_device(device)
-        stack.enter_context(machine(where, spec.training.deterministic))
-        experiment = build_experiment(spec, where)
-        states = StateFiles(run_dir)
-        snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
-        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
-        run = _Run(experiment, Keeper(run_dir, lock), states, where, on_event, until, horizon)
-        return run.go_on(snapshot, good, changed)
+        stack.enter_context(machine(where, run.spec.training.deterministic))
+        experiment = build_experiment(run.spec, where)
+        states = StateFiles(run.path)
+        snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
+        if snapshot is not None:
+            check_same(snapshot.described.get("spec"), described(experiment.resolved))
+        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
+        going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
+        return going.go_on(snapshot, good, run.changes)
 
 
 def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
@@ -148,6 +148,7 @@ class _Run:
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
+        self.described = self.state.spec = described(experiment.resolved)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
@@ -164,10 +165,7 @@ class _Run:
         """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
         self.good = good
         if snapshot is not None:
-            try:
-                self.state.restore(snapshot)
-            except UNREADABLE as error:
-                raise unreadable(self.states.newest, error) from error
+            self.state.restore(snapshot)
         progress, spec = self.state.progress, self.experiment.spec
         self.metrics.resume(progress.step)
         if progress.done and ended(spec, progress, self.steps):
@@ -292,11 +290,7 @@ class _Run:
         tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
         tensors = {key: value.detach().cpu().clone() for key, value in tensors.items()}
         tensors.update(experiment.operator.arrays)
-        # weights that a spec named as a file are in the tensors by now; its path would say where they lay
-        resolved = experiment.resolved
-        losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
-        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
-        scale = (described.pop("data") or {}).get("scale", "none")
+        data = experiment.resolved.data
         measurement = {
             "shape": list(experiment.operator.measurement.shape),
             "image_shape": list(experiment.operator.image.shape),
@@ -306,7 +300,8 @@ class _Run:
         }
         if experiment.operator.image.free:
             measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
-        metadata = Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step})
+        scale = "none" if data is None else data.scale
+        metadata = Metadata(self.described, scale, measurement, {"loss": event.loss, "step": event.step})
         return lambda: save_checkpoint(self.model, metadata, tensors)
 
     def _preview(self, last: bool) -> None:

@@ -159,7 +159,7 @@ def test_a_reader_that_has_gone_ends_es_quietly(environment, tmp_path):
 
 
 def test_es_is_also_python_m_es_cli(environment, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=600)
     assert done.returncode == 0 and done.stdout.startswith(b"es ")
 
 
