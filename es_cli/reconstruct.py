@@ -72,6 +72,14 @@ class Reconstructor:
         """The operator's parameters of which each training sample had its own: those of the checkpoint are no more than a stand-in."""
         return tuple(str(name) for name in self.metadata.measurement.get("per_sample", ()))
 
+    def takes(self, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+        """Whether measurements of this shape and type are one or a batch of those of the operator."""
+        try:
+            self.made.operator.measurement.form(shape, dtype, "")
+        except DataError:
+            return False
+        return True
+
     def reconstruct(self, y: np.ndarray, where: str = "input", params: Mapping[str, np.ndarray | str] | None = None) -> np.ndarray:
         """Images from one measurement or a batch, told apart by the operator's shape; complex in, complex out.
 

@@ -91,6 +91,17 @@ def seconds_of(text: str) -> float:
     return float(seconds)
 
 
+BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it: 2G, 500M, 1.5GiB. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no size", hint="write 2G or 500M")
+    return int(float(found[1]) * BYTES[found[2]])
+
+
 def named_files(param: list[str] | None) -> dict[str, str]:
     """NAME=FILE, each name once. Raises UsageError."""
     named: dict[str, str] = {}
