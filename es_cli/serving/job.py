@@ -16,6 +16,7 @@ from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
+from es_cli.serving.guard import Guard, look
 from es_cli.serving.inputs import Shard
 from es_cli.serving.integers import integers_for, rounded
 from es_cli.serving.limits import Limits, is_plain
@@ -39,7 +40,7 @@ class Request:
 
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
     (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, `limits` which axis counts samples and how much memory there is.
-    `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
+    `strict` refuses measurements that are unlike those of training. `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
     the paths of files from the root.
     """
 
@@ -54,6 +55,7 @@ class Request:
     frames: str = "npy"
     overwrite: bool = False
     limits: Limits = Limits()
+    strict: bool = False
     floats: bool = False
     records: bool = True
     full_paths: bool = False
@@ -97,6 +99,7 @@ class _Run:
     model: Reconstructor
     params: dict[str, Any]
     recipe: Recipe
+    guard: Guard
     frames: FrameFormat = NpyFrames()
 
     def __init__(self, request: Request, manifest: Manifest | None, stdin: Stream, stdout: Stream, tell: Listener) -> None:
@@ -110,6 +113,7 @@ class _Run:
 
         request = self.request
         self.model = Reconstructor.load(request.ckpt, request.device, request.precision, request.test)
+        self.guard = Guard.of(self.model)
         if request.frames != "npy":
             self.frames = BareFrames(request.frames, self.model.made.operator.measurement)
         if request.records or self.manifest is not None:
@@ -162,13 +166,32 @@ class _Run:
         model, limits, where = self.model, self.request.limits, measured.where
         with _memory(where):
             if is_plain(model, measured.array, limits):
-                return _Made(measured, model.reconstruct(measured.array, where, self.params))
+                return _Made(measured, self._at_once(measured))
             from es_cli.serving.large import reconstruct_large
 
             image, plan = reconstruct_large(
-                model, measured.opened, self.params, where, limits, job.target, job.within, lambda text: self.tell(Remark(text)), self._part
-            )
+                model, measured.opened, self.params, where, limits, job.target, job.within, self._remark, self._part,
+                look=lambda samples: look(self.guard.measured(samples), where, self.request.strict, self._remark),
+            )  # fmt: skip
             return _Made(measured, image, {} if plan is None else {"tiles": asdict(plan)})
+
+    def _at_once(self, measured: Measured) -> np.ndarray:
+        """The image, after a look at how like training the measurements are, and before one at how well it explains them."""
+        model, where, array = self.model, measured.where, measured.array
+        if not self.guard.typical:
+            return model.reconstruct(array, where, self.params)
+        operator = model.made.operator
+        samples, _ = operator.measurement.arrange(array, where)
+        told = self.guard.measured(samples) if np.isfinite(samples).all() else []
+        if self.request.strict:
+            look(told, where, True, self._remark)
+        image = model.reconstruct(array, where, self.params)
+        told += self.guard.explained(model, samples, operator.image.arrange(image, where)[0], model.fit(self.params, samples))
+        look(told, where, self.request.strict, self._remark)
+        return image
+
+    def _remark(self, text: str) -> None:
+        self.tell(Remark(text))
 
     def _part(self, share: float) -> None:
         self.tell(Advanced(self.through + share, self.total))
