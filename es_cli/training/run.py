@@ -36,6 +36,7 @@ from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clea
 from es_cli.training.schedule import extended
 from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
+from es_cli.training.typical import Typical
 
 Listener = Callable[[Event], None]
 OUT_OF_TIME = 124
@@ -167,6 +168,7 @@ class _Run:
         self.described = self.state.spec = described(experiment.resolved)
         self.state.samples = _samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
+        self.typical = Typical(experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
         self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
@@ -316,6 +318,7 @@ class _Run:
             "per_sample": sorted(experiment.train.params),
             "network_calls": experiment.reconstruction.rule.network_calls,
         }
+        measurement["typical"] = self.typical.spans(self.state.evaluated)
         if experiment.operator.image.free:
             measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
         scale = "none" if data is None else data.scale
