@@ -108,6 +108,8 @@ def arrays(folder: Path) -> None:
         np.save(folder / f"{name}.npy", array)
     for i, image in enumerate(images[:3, 0]):
         save_dicom(folder / "series" / f"{i}.dcm", (100 * image * mask).astype(np.int16), InstanceNumber=i + 1)
+    shutil.copy(folder / "a.npy", folder / "16k.npy")
+    write_array(folder / "volume.nii.gz", np.moveaxis(images[:3, 0] * mask, 0, -1))
     for i in range(10):
         at = folder / "scans" / f"subject{i % 2}" / f"{i}.h5"
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +167,10 @@ def test_an_example_works_as_it_is_written(verb: str, line: str, folder: Path, e
             shutil.copy(path, folder)
     if verb == "simulate":  # from pictures of any size
         write_spec(folder / "spec.yaml", physics={"name": "Inpainting", "mask": 0.6}, data={"train": {"images": "photos"}}, model={"name": "ArtifactRemoval", "backbone_net": network(1)})
+    if verb == "reproduce":  # what was made once
+        for made in ("y.npy -o images/y.recon.npy", "volume.nii.gz --axis 2 -o x.nii.gz"):
+            (folder / "images").mkdir(exist_ok=True)
+            assert es(["reconstruct", "--ckpt", "m.safetensors", *made.split()]) == 0
     for target in outputs(line):  # what the example makes is not there yet
         (shutil.rmtree if (folder / target).is_dir() else Path.unlink)(folder / target) if (folder / target).exists() else None
     if SHELL.search(line):
