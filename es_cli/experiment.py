@@ -29,14 +29,14 @@ from es_cli.errors import KNOBS, DeviceError, Fault, SpecError, out_of_memory
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
 from es_cli.spec.schema import Component, Pair, Spec
-from es_cli.splitting.averaging import TestRule, average, images_at_once
+from es_cli.splitting.averaging import Averaged, TestRule, average, images_at_once, moments
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
 from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
-from es_cli.splitting.virtual import virtual_operator, with_noise
+from es_cli.splitting.virtual import split_operator, virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
 SHAPES_TRIED = 16  # of the samples of a data set, before training
@@ -91,17 +91,39 @@ class Reconstruction:
 
         At most `max_batch` images go through the network at once, fewer where they are large (B at least).
         """
-        physics = self.physics_of(y, params or {})
-        scale = self.scaling.of(y, physics)
-        scaled, scaled_physics = self.scaling.apply(scale, y, physics)
-        noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
+        arguments, scale = self.arguments(y, self.physics_of(y, params or {}), rule, max_batch)
         with torch.inference_mode():
-            x = average(
-                self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter,
-                consistency=self.consistency, noise=noise, seed=self.seed,
-                max_batch=images_at_once(sized(self.operator, tuple(y.shape[1:])).image.shape, max_batch),
-            )  # fmt: skip
+            x = average(**arguments)
         return x if scale is None else x * _per_sample(scale, x)
+
+    def moments(
+        self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
+    ) -> Averaged:
+        """What calling this gives, and the variance of the passes around it, in the user's units squared: at no further network call."""
+        arguments, scale = self.arguments(y, self.physics_of(y, params or {}), rule, max_batch)
+        with torch.inference_mode():
+            found = moments(**arguments)
+        if scale is None:
+            return found
+        size = _per_sample(scale, found.mean)
+        return Averaged(found.mean * size, found.variance * size.square())
+
+    def arguments(
+        self, y: Tensor, physics: Any, rule: TestRule | None = None, max_batch: int = 32, mask: Tensor | None = None
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """What `average`, `moments` and `passes` take for measurements y (B, …) of `physics`, and the scale (B,) of what they give, None: 1.
+
+        `mask` M₁ (B, …) keeps a part of the measurement from the network, None: it is given all. The scale is that of the whole y in each case,
+        as in training.
+        """
+        scale = self.scaling.of(y, physics)
+        scaled, inside = self.scaling.apply(scale, y, physics)
+        noise = None if self.consistency is None else self.consistency.noise(inside, scale)
+        if mask is not None:
+            scaled, inside = mask * scaled, split_operator(inside, mask, scaled)
+        size = images_at_once(sized(self.operator, tuple(y.shape[1:])).image.shape, max_batch)
+        given = {"network": self.network, "y": scaled, "physics": inside, "rule": rule or self.rule, "group": self.group, "splitter": self.splitter}
+        return {**given, "consistency": self.consistency, "noise": noise, "seed": self.seed, "max_batch": size}, scale
 
     def physics_of(self, y: Tensor, params: Mapping[str, Tensor]) -> Any:
         """The operator of measurements y (B, …): of their size, with the parameters that they have of their own."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, schema, simulate, train
+from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, reproduce, schema, simulate, train
 from es_cli.cli.console import complain
 from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory, shortened
 
@@ -97,6 +97,7 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("info")(info.info)

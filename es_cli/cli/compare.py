@@ -86,6 +86,6 @@ def _lines(made: Comparison, methods: list[str]) -> list[str]:
     lines = []
     for place, method in enumerate(made.ranking, 1):
         evaluation = runs[method]["evaluation"]
-        scores = "" if evaluation is None else "  " + "  ".join(f"{name} {value['mean']:.3f}" for name, value in evaluation["metrics"].items())
+        scores = "" if "metrics" not in (evaluation or {}) else "  " + "  ".join(f"{name} {value['mean']:.3f}" for name, value in evaluation["metrics"].items())
         lines.append(f"{f'{place}. ' if made.by else ''}{method:<10}  {RIVALS[method]}{scores}")
     return lines

@@ -12,7 +12,7 @@ from es_cli import catalog
 from es_cli.errors import CheckpointError, Fault, SpecError
 from es_cli.spec.document import from_dict, to_dict
 from es_cli.spec.schema import Spec
-from es_cli.training.folder import SPEC
+from es_cli.training.folder import SPEC, check_links
 from es_cli.training.lock import FolderLock
 
 MAY_CHANGE = (
@@ -56,11 +56,12 @@ class Reopened:
 def reopen(run_dir: Path, overrides: Sequence[str] = (), spec: Path | None = None) -> Reopened:
     """The run in a folder, locked, with `a.b=value` overrides of its spec, or of the file `spec`, None: the one that the run has kept.
 
-    Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, SpecError for all changes at once that
-    it cannot go on with.
+    Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, OutputError where a link leads
+    out of it, SpecError for all changes at once that it cannot go on with.
     """
     if not os.path.isfile(run_dir / SPEC):  # a name that no file can have is no error to it
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
+    check_links(run_dir)
     lock = FolderLock(run_dir).take()
     try:
         before = catalog.load_spec(run_dir / SPEC)

@@ -19,11 +19,12 @@ from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, out_of_memory, said
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Diverged, EsError, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
+from es_cli.training.calibrating import calibrate_checkpoint
 from es_cli.training.changes import Change, Reopened, check_same, described, reopen
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
@@ -94,7 +95,7 @@ def resume(
 
     `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
     run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
-    go on with a change, UsageError where another process trains in it.
+    go on with a change, UsageError where another process trains in it, OutputError where a link leads out of it.
     """
     run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
     with ExitStack() as stack:
@@ -265,6 +266,7 @@ class _Run:
         if isinstance(event, Stopped):
             self._save(Resting(self.state.snapshot()))
             self.saver.finish()
+            self._calibrate()
 
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
@@ -333,6 +335,13 @@ class _Run:
             return
         if path is not None:
             self.tell(Previewed(path))
+
+    def _calibrate(self) -> None:
+        """The run is finished and saved: whatever goes wrong here costs the error bars and nothing else."""
+        try:
+            calibrate_checkpoint(self.model, self.experiment, self.device)
+        except (EsError, *LIBRARY_ERRORS) as error:
+            self.note(f"no error bars: {said(error)}")
 
     def _average(self) -> torch.nn.Module | None:
         spec, experiment = self.experiment.spec, self.experiment

@@ -34,6 +34,8 @@ QUICKSTART = "examples/configs/quickstart.yaml"
 ROOT = Path(__file__).parents[2]
 SHELL = re.compile(r"[|>]|\$\(")  # what only a shell can do
 SIZE = 16
+# the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
+SOON = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1, "validate_every": 3}
 
 
 def examples(verb: str) -> list[str]:
@@ -62,18 +64,19 @@ def test_every_help_has_two_examples_of_its_own_command_that_fit_a_terminal(verb
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the examples read: a run that was stopped, checkpoints, arrays, pictures, and the quickstart made small."""
-    folder = tmp_path_factory.mktemp("examples")
+    folder = tmp_path_factory.mktemp("examples") / "here"
+    folder.mkdir()
     arrays(folder)
     pictures(folder / "photos")
     (folder / QUICKSTART).parent.mkdir(parents=True)
     (folder / QUICKSTART).write_text(yaml.safe_dump(small_quickstart()))
-    # the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
-    slow = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1}
-    write_spec(folder / "spec.yaml", training={"steps": 6, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
+    for name, steps in (("spec", 6), ("changed", 9)):
+        write_spec(folder / f"{name}.yaml", training={"steps": steps, "batch_size": 4, "preview": False, **SOON})
     stopped(folder / "spec.yaml", folder / "run")
     shutil.copy(folder / "run" / "model.safetensors", folder / "m.safetensors")
     for name in ("run-a", "run-b"):
         shutil.copytree(folder / "run", folder / name)
+    shutil.copytree(folder, folder.parent / "kept")
     return folder
 
 
@@ -126,7 +129,7 @@ def small_quickstart() -> dict:
     for part, crops in (("train", 8), ("test", 2)):
         spec["data"][part]["images"] |= {"crop": SIZE, "crops_per_image": crops}
     spec["model"]["backbone_net"]["channels_per_scale"] = [4, 8]
-    spec["training"] |= {"steps": 2}
+    spec["training"] = {"steps": 2, "batch_size": 4, **SOON}
     return spec
 
 
@@ -140,10 +143,13 @@ def stopped(spec: Path, run: Path) -> None:
 
 
 @pytest.fixture
-def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(prepared, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+def folder(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The prepared folder as it was, at its old place: a run keeps whole paths."""
+    monkeypatch.chdir(prepared.parent)
+    shutil.rmtree(prepared)
+    shutil.copytree(prepared.parent / "kept", prepared)
+    monkeypatch.chdir(prepared)
+    return prepared
 
 
 def outputs(line: str) -> Iterator[str]:
@@ -173,7 +179,7 @@ def in_a_shell(line: str, environment: dict[str, str]) -> int:
     if shell is None or sys.platform == "win32":
         pytest.skip("there is no bash")
     place = Path.cwd().parent / "bin"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for name, command in (("es", f'exec "{sys.executable}" -m es_cli "$@"'), ("python", f'exec "{sys.executable}" "$@"')):
         (place / name).write_text(f"#!/bin/sh\n{command}\n")
         (place / name).chmod(0o755)
