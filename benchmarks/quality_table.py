@@ -1,7 +1,7 @@
 """Print the README's tables from what `quality.py` measured: `python benchmarks/quality_table.py benchmarks/results/quality.json`.
 
 One row for each method, task and number of steps: PSNR and SSIM on the test images, mean ± standard deviation over seeds where there are several.
-Then what each part of the recipe is worth: the PSNR with it changed, less that of the recipe after as many steps with the same seeds.
+Then what parts of the recipe are worth: the PSNR with one changed, less that of the method named before the last comma after as many steps with the same seeds; how many in brackets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ SETTING = {
     "ct65": "CT, 25 angles, 65²",
 }
 METHOD = {
-    "supervised, equivariant": "supervised, under the group",
     "supervised": "supervised",
     "es": "**equivariant splitting**",
     "ei": "equivariant imaging",
@@ -55,18 +54,20 @@ def _order(kind: tuple[int, str]) -> tuple[int, int]:
 
 def print_variants(runs: list[dict]) -> None:
     """The table of the recipe's parts, where any were changed."""
-    whole = {(row["task"], row["steps"], row["seed"]): row["PSNR"] for row in runs if row["method"] == "es"}
-    changed = [row for row in runs if row["method"] not in METHOD and (row["task"], row["steps"], row["seed"]) in whole]
-    tasks = list(dict.fromkeys(row["task"] for row in changed))
-    if not changed:
+    measured = {(row["method"], (row["task"], row["steps"], row["seed"])): row["PSNR"] for row in runs}
+    gains: dict[str, dict[str, list[float]]] = {}  # of each method, by task
+    for (method, run), psnr in measured.items():
+        base = method.rpartition(", ")[0]
+        if method not in METHOD and (base, run) in measured:
+            gains.setdefault(method, {}).setdefault(run[0], []).append(psnr - measured[base, run])
+    tasks = [task for task in SETTING if any(task in of_task for of_task in gains.values())]
+    if not gains:
         return
-    print("\n| changed | " + " | ".join(f"{SETTING[task]}" for task in tasks) + " |\n|---" + "|---" * len(tasks) + "|")
-    for method in dict.fromkeys(row["method"] for row in changed):
-        cells = []
-        for task in tasks:
-            gains = [row["PSNR"] - whole[task, row["steps"], row["seed"]] for row in changed if (row["method"], row["task"]) == (method, task)]
-            cells.append(f"{statistics.mean(gains):+.2f} dB" if gains else "–")
-        print(f"| {method.removeprefix('es, ')} | " + " | ".join(cells) + " |")
+    print("\n| against | changed | " + " | ".join(f"{SETTING[task]}" for task in tasks) + " |\n|---|---" + "|---" * len(tasks) + "|")
+    for method, of_task in gains.items():
+        base, _, changed = method.rpartition(", ")
+        cells = [f"{statistics.mean(of_task[task]):+.2f} dB ({len(of_task[task])})" if task in of_task else "–" for task in tasks]
+        print(f"| {METHOD.get(base, base)} | {changed} | " + " | ".join(cells) + " |")
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -32,7 +32,8 @@ def test_names_of_inputs_become_names_of_outputs_in_the_output_folder(model: Pat
     monkeypatch.chdir(folder)
     inputs = [f"{name}.npy" for name in NAMES]
     assert es(["reconstruct", "--ckpt", str(model), "-o", "../out/", "--", *inputs, "../test_y.npy", str(folder / ".." / "in" / ".." / "test_x.npy")]) == 0
-    written = {*(f"{name}.recon.npy" for name in NAMES), "test_y.recon.npy", "test_x.recon.npy"}
+    written = {*(f"{name}.recon.npy" for name in NAMES), "test_y.recon.npy", "test_x.recon.npy", "manifest.json"}
+    written |= {f"{name}.json" for name in written if name.endswith(".npy")}
     assert {path.name for path in (inpainting.parent / "out").iterdir()} == written
     assert {path.name for path in folder.iterdir()} == set(inputs)
 

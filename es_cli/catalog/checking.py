@@ -138,7 +138,7 @@ def _instead(entry: Entry) -> str:
 
 def _described(parameter: Parameter) -> str:
     meaning = parameter.meaning[:1].lower() + parameter.meaning[1:] if parameter.meaning[1:2].islower() else parameter.meaning
-    return f"add {parameter.name}: {_cut(meaning, 90) or _wanted(parameter, parameter.parts)}"
+    return f"add {parameter.name}: {_cut(meaning, 90) or wanted_in_words(parameter, parameter.parts)}"
 
 
 def _cut(text: str, longest: int) -> str:
@@ -163,7 +163,7 @@ def _check_parameter(entry: Entry, name: str, value: Any, path: str) -> Found:
 
 def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
     fresh = "null" if parameter.default is None else str(parameter.default).lower()
-    if value == parameter.default and not parameter.required:
+    if value == parameter.default and type(value) is type(parameter.default) and not parameter.required:
         return []
     if names_file(value):
         return []
@@ -206,7 +206,7 @@ def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> F
             return [(path, *_no_such_class(value, kinds))]
         if find(value, kinds) is not None:
             return check(Component(name=value), path, kinds, nested=True)
-    return [(path, f"wanted {_wanted(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
+    return [(path, f"wanted {wanted_in_words(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
 
 
 def _check_count(name: str, value: Any, path: str) -> Found:
@@ -223,7 +223,7 @@ def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str,
         found = find(value.name)
         return check(value, path, (found.kind,) if found else ("model",), nested=True)
     if not kinds:
-        return [(path, f"wanted {_wanted(parameter, ())}, got the part {value.name}", _meaning(parameter))]
+        return [(path, f"wanted {wanted_in_words(parameter, ())}, got the part {value.name}", _meaning(parameter))]
     # what the top level of the spec, and the noise model of the physics, say already
     filled = ("mask_generator", "transform", "sigma", "gain") if entry.kind == "loss" else ()
     return check(value, path, kinds, filled, nested=True)
@@ -248,7 +248,8 @@ def _fits(parameter: Parameter, value: Any, kinds: tuple[str, ...]) -> bool:
     return words.get(type(value), "") in types
 
 
-def _wanted(parameter: Parameter, kinds: tuple[str, ...]) -> str:
+def wanted_in_words(parameter: Parameter, kinds: tuple[str, ...]) -> str:
+    """What a parameter takes: parts of these kinds, and plain values."""
     types = [one for one in parameter.types if one in WORDS and not (one == "int" and "float" in parameter.types)]
     words = [ARTICLE.get(kind, f"a {kind}") + f" such as {_example((kind,))}" for kind in kinds] + [
         WORDS[one] for one in types if one != "null"

@@ -96,7 +96,7 @@ def answers_only() -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def counting(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str, quiet: bool = False) -> Iterator[Callable[[float, int], None]]:
     """A bar on standard error that is told (done, total); nothing where it is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None

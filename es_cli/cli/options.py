@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.completion import (
+    complete_checkpoints,
+    complete_devices,
+    complete_overrides,
+    complete_precisions,
+    complete_runs,
+    complete_test_rules,
+)
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +29,26 @@ def _remember(ctx: typer.Context, verbose: bool) -> bool:
     return verbose
 
 
-Checkpoint = Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Checkpoint = Annotated[
+    Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False, autocompletion=complete_checkpoints)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False, autocompletion=complete_overrides)
+]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.", autocompletion=complete_runs)]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.", autocompletion=complete_checkpoints),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", autocompletion=complete_devices)]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="What the network computes in: float32, tf32 (on a GPU), bfloat16 or float16 (on a GPU). The physics stays in float32.")
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="What the network computes in: float32, tf32 (on a GPU), bfloat16 or float16 (on a GPU). The physics stays in float32.",
+        autocompletion=complete_precisions,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 KeepIdentifiers = Annotated[
@@ -54,6 +78,7 @@ TestRule = Annotated[
         help="How images are made, in place of the checkpoint's rule: full (the whole group), one (a single network call), paper (10 splits, each with a "
         "random element), or the keys of test: splits=complementary,folds=5.",
         show_default=False,
+        autocompletion=complete_test_rules,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]
@@ -71,6 +96,17 @@ def seconds_of(text: str) -> float:
     if seconds == 0:
         raise UsageError(f"{text!r} is no time", hint="write 23h30m, 45m, 90s, 1d, or 23:30:00")
     return float(seconds)
+
+
+BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it: 2G, 500M, 1.5GiB. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no size", hint="write 2G or 500M")
+    return int(float(found[1]) * BYTES[found[2]])
 
 
 def named_files(param: list[str] | None) -> dict[str, str]:
@@ -93,11 +129,16 @@ def read_test_rule(rule: str | None) -> Test | None:
     return None if rule is None else read_rule(rule)
 
 
+def parameter_sources(files: dict[str, str]) -> dict[str, ArrayFile | str]:
+    """Where the arrays lie: from-data stays as it is, and FILE[KEY] is one of several arrays of a file."""
+    return {name: _source(file) for name, file in files.items()}
+
+
 def read_parameters(files: dict[str, str]) -> dict[str, Any]:
-    """The arrays in the files; from-data stays as it is, and FILE[KEY] is one of several arrays of a file. Raises DataError."""
+    """The arrays in the files. Raises DataError."""
     from es_cli.building.parameters import read_parameter
 
-    return {name: read_parameter(_source(file)) for name, file in files.items()}
+    return {name: read_parameter(source) for name, source in parameter_sources(files).items()}
 
 
 def _source(file: str) -> ArrayFile | str:

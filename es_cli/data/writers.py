@@ -147,7 +147,7 @@ def _whole_files(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
         for path in finals:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            temporary.append(_beside(path))
+            temporary.append(beside(path))
             stack.callback(_remove, temporary[-1])  # also when a signal ends us
         files = [stack.enter_context(open(name, "x+b")) for name in temporary]
         yield list(files)
@@ -168,7 +168,7 @@ def whole_folder(path: Path, ours: Callable[[Path], bool], kind: str) -> Iterato
     with writing(path), contextlib.ExitStack() as stack:
         path = Path(os.path.realpath(path))
         _check_ours(path, ours, kind)
-        temporary, old = _beside(path), _beside(path)
+        temporary, old = beside(path), beside(path)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
@@ -202,7 +202,7 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name in the same folder, which is made where it is missing; short, so that a name of the greatest length still fits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{secrets.token_hex(8)}.tmp")

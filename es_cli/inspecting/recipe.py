@@ -325,4 +325,6 @@ def _write_training(page: Page, found: Look) -> None:
     page.item(1, "batch_size", batch, f"about {max(1, each >> 20)} MiB a sample: {full}")
     page.item(1, "optimizer", {"name": "AdamW", "lr": 5.0e-4, "weight_decay": 1.0e-8})
     page.item(1, "scheduler", {"name": "OneCycleLR", "max_lr": 2.0e-3})
+    if found.physics != "Denoising":
+        page.item(1, "splits", "complementary", "over several visits to a sample, all that a split can leave out is predicted once")
     page.item(1, "ema", 0.99, "the weights that are kept are a moving average")

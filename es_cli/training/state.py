@@ -44,6 +44,7 @@ class Progress:
 
     `done` says why a run has ended, "" while it has not. `horizon` is the number of steps that it was begun with, for which its schedule is made.
     `skipped` steps were left out since their loss or gradient was not finite, `skipped_in_row` of them just now, and training went back `backoffs` times.
+    `bad` are the positions of samples that cannot be read, by the part of the data.
     """
 
     step: int = 0
@@ -56,6 +57,7 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     backoffs: int = 0
+    bad: dict[str, list[int]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
 
@@ -121,7 +123,7 @@ class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
-    optimizer and scheduler as the spec has them, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    optimizer and scheduler as the spec has them, `spec` is what is trained, `samples` says on how many, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     """
 
     objective: Objective
@@ -133,6 +135,8 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
+    spec: Mapping[str, Any] | None = None
+    samples: str | None = None
     untried: Path | None = None  # the file that the state was read from, until the first step from there
 
     @property
@@ -160,6 +164,8 @@ class TrainingState:
         described = {
             "progress": asdict(self.progress),
             "parts": self.parts,
+            "spec": self.spec,
+            "samples": self.samples,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -228,6 +234,9 @@ def _progress(described: Mapping[str, Any]) -> Progress:
                 raise ValueError(f"{key} is {value!r:.40}")
             if kind in {float, str} and not isinstance(value, (float, int) if kind is float else str):
                 raise TypeError(f"{key} is {value!r:.40}")
+    positions = [position for part in progress.bad.values() for position in part] if isinstance(progress.bad, dict) else [None]
+    if not all(type(position) is int and position >= 0 for position in positions):
+        raise ValueError(f"bad is {progress.bad!r:.40}")
     return progress
 
 

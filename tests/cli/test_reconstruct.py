@@ -7,79 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubling import DOUBLING, Doubling, npy
 from typer.testing import CliRunner
 
-import es_cli.reconstruct as core
 from es_cli.cli.app import app
 from es_cli.data.geometry import Geometry
 from es_cli.data.readers import open_array, read_geometry, read_npy_stream
 from es_cli.data.writers import write_array
-from es_cli.errors import DataError
-
-# `es` around a core that doubles what it is given: what is tested here are files, pipes and exit codes
-DOUBLING = """
-import sys, types
-module = types.ModuleType("es_cli.reconstruct")
-class Reconstructor:
-    per_sample, network_calls = (), 8
-    @classmethod
-    def load(cls, path, device="auto", precision="float32", test=None):
-        print("chatter of a library")
-        return cls()
-    def reconstruct(self, y, where="input", params=None):
-        return 2 * y
-module.Reconstructor = Reconstructor
-sys.modules["es_cli.reconstruct"] = module
-from es_cli.cli.app import main
-sys.argv[0] = "es"
-main()
-"""
-
-
-class Doubling:
-    loaded: list = []
-    per_sample: tuple = ()
-    network_calls = 8
-
-    @classmethod
-    def load(cls, path, device="auto", precision="float32", test=None):
-        cls.loaded.append((path, device, precision))
-        return cls()
-
-    def reconstruct(self, y, where="input", params=None):
-        if y.shape[-1] == 3:
-            raise DataError(f"array of shape {y.shape} does not fit", where=where, hint="wanted (4, 4)")
-        return 2 * y
-
-
-@pytest.fixture
-def es(monkeypatch, tmp_path):
-    """`es reconstruct …` in a folder with y.npy, b.npy (4, 4) and wrong.npy (3, 3)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(core, "Reconstructor", Doubling)
-    Doubling.loaded = []
-    np.save("y.npy", np.arange(16, dtype=np.float32).reshape(4, 4) / 40)
-    np.save("b.npy", np.full((4, 4), 1 + 2j, np.complex64))
-    np.save("wrong.npy", np.zeros((3, 3), np.float32))
-    return lambda *arguments, **options: CliRunner().invoke(app, ["reconstruct", "--ckpt", "m", *arguments], **options)
-
-
-@pytest.fixture
-def piped(environment, tmp_path):
-    """The same through real pipes, in a process of its own."""
-
-    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", *arguments]
-        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
-
-    return run
-
-
-def npy(*arrays: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    for array in arrays:
-        np.save(stream, array)
-    return stream.getvalue()
 
 
 def test_the_output_lies_in_the_working_directory_and_its_path_is_the_answer(es):
@@ -210,6 +144,7 @@ def test_what_an_image_costs_is_said_to_whoever_asks(es):
 
 
 def test_the_first_frame_comes_out_before_the_second_went_in(environment, tmp_path):
+    (tmp_path / "m").write_bytes(b"weights")
     command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, **pipes) as process:
@@ -247,6 +182,7 @@ def test_pickled_arrays_are_refused(piped, tmp_path):
 
 
 def test_a_reader_that_goes_early_ends_es_quietly(environment, tmp_path):
+    (tmp_path / "m").write_bytes(b"weights")
     command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) as process:

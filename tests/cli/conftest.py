@@ -1,0 +1,1 @@
+from doubling import es, piped  # noqa: F401 (fixtures)
