@@ -116,7 +116,8 @@ def _mask(page: Page, found: Look, folder: Path) -> None:
 
 def _agrees(given: np.ndarray, seen: np.ndarray) -> bool:
     """Whether nothing was measured outside of the mask that is given, and most of what is inside."""
-    given = np.broadcast_to(np.asarray(given).reshape(given.shape[-seen.ndim :]) != 0, seen.shape)
+    extra = tuple(range(given.ndim - seen.ndim))  # a mask of real and imaginary part, beside what is 0 in both
+    given = np.broadcast_to((given != 0).any(extra), seen.shape)
     return bool((seen & ~given).mean() < 1e-3 and (seen & given).sum() > 0.5 * given.sum())
 
 
