@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-SCRIPTS = ["figure", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
+SCRIPTS = ["coverage", "figure", "memory", "overhead", "profile_step", "quality", "quality_table", "speed", "table", "time_to_quality"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
