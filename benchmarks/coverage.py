@@ -38,7 +38,8 @@ CASES = [
     ("inpainting", "D4"), ("inpainting", "shifts"), ("MRI", "shifts"), ("MRI", "D4"), ("MRI", "rotations"),
     ("CT", "D4"), ("CT", "rotations"), ("blur", "shifts"), ("blur", "D4"),
 ]  # fmt: skip
-SPLITS = {"inpainting": "BernoulliSplittingMaskGenerator", "MRI": "LineSplittingMaskGenerator", "CT": "AngleSplittingMaskGenerator", "blur": "BernoulliSplittingMaskGenerator"}
+PIXELS = {"name": "BernoulliSplittingMaskGenerator", "split_ratio": 0.8}
+SPLITS = {"inpainting": PIXELS, "MRI": {"name": "LineSplittingMaskGenerator"}, "CT": {"name": "AngleSplittingMaskGenerator"}, "blur": PIXELS}
 
 
 def write_spec(folder: Path, problem: str, group: str, size: int) -> Path:
@@ -62,7 +63,7 @@ def write_spec(folder: Path, problem: str, group: str, size: int) -> Path:
     spec = {
         "physics": physics,
         "data": {"train": {"images": "images.npy"}},
-        "mask_generator": {"name": SPLITS[problem]},
+        "mask_generator": SPLITS[problem],
         "transforms": {"group": group},
         "losses": ["EquivariantSplittingLoss"],
         "model": {"name": "ArtifactRemoval", "backbone_net": network},
