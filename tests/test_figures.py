@@ -89,3 +89,25 @@ def test_no_screen_is_looked_for(python):
     code = "import sys, numpy; from pathlib import Path; from es_cli import figures; figures.preview(Path('p.png'), {'x': numpy.ones((1, 1, 4, 4))})"
     done = python(code + "; assert 'matplotlib.pyplot' not in sys.modules")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_map_has_a_colour_for_each_place_and_a_panel_for_each_title(tmp_path):
+    left = np.zeros((8, 8), np.float32)
+    left[:, :4] = 1
+    figures.maps(tmp_path / "one.png", {"alone": left}, "pixels")
+    figures.maps(tmp_path / "two.png", {"alone": left, "together": np.ones((8, 8), np.float32)}, "pixels")
+    one, two = picture(tmp_path / "one.png"), picture(tmp_path / "two.png")
+    assert two.shape[1] > 1.5 * one.shape[1]
+    # the brightest colour of the scale fills a half of one panel, and all of the other
+    yellow = [((shown - [253 / 255, 231 / 255, 37 / 255]) ** 2).sum(-1) < 0.01 for shown in (one, two)]
+    assert yellow[1].sum() > 2 * yellow[0].sum() > 0
+
+
+def test_profiles_are_lines_and_pictures_of_es_are_known_for_such(tmp_path):
+    flat, peak = np.full(180, 0.2, np.float32), np.eye(180, dtype=np.float32)[90]
+    figures.maps(tmp_path / "flat.png", {"alone": flat}, "angles")
+    figures.maps(tmp_path / "peak.png", {"alone": peak}, "angles")
+    assert np.abs(picture(tmp_path / "flat.png") - picture(tmp_path / "peak.png")).max() > 0.5
+    Image.new("L", (4, 4)).save(tmp_path / "other.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert [figures.is_ours(tmp_path / name) for name in ("flat.png", "other.png", "text.png", "gone.png")] == [True, False, False, False]

@@ -43,14 +43,37 @@ def run(*arguments: object):
 def test_what_can_be_learned_ends_in_0_with_a_line_for_each_section(spec):
     result = run(spec, "--quick")
     assert result.exit_code == 0, result.stderr
-    assert "operator:" in result.stdout and "transforms:" in result.stdout
+    assert all(f"{section}:" in result.stdout for section in ("operator", "transforms", "coverage"))
     assert result.stdout.splitlines()[-1].split()[-1] == "overall"
 
 
 def test_json_says_the_same_as_the_exit_code(spec):
     found = json.loads(run(spec, "--quick", "--json").stdout)
     assert found["verdict"] in {"good", "doubtful"}
-    assert [section["section"] for section in found["sections"]][:2] == ["operator", "transforms"]
+    assert [section["section"] for section in found["sections"]][:3] == ["operator", "transforms", "coverage"]
+    assert all(section["seconds"] > 0 and "pictures" not in section for section in found["sections"]) and found["pictures"] == []
+    reached = found["sections"][2]["numbers"]["null_space_reached"]
+    assert reached["low"] <= reached["value"] <= reached["high"]
+
+
+def test_pictures_are_drawn_where_asked_and_replace_only_pictures_of_es(spec, tmp_path):
+    folder = tmp_path / "seen"
+    for _ in range(2):
+        found = json.loads(run(spec, "--quick", "--json", "--pictures", folder).stdout)
+        assert found["pictures"] == [str(folder / "coverage.png")]
+        assert (folder / "coverage.png").read_bytes().startswith(b"\x89PNG")
+    (folder / "coverage.png").write_text("mine")
+    result = run(spec, "--quick", "--pictures", folder)
+    assert result.exit_code == 2 and "was not drawn by es" in result.stderr and not result.stdout
+    assert (folder / "coverage.png").read_text() == "mine"
+    result = run(spec, "--quick", "--pictures", folder / "coverage.png")
+    assert result.exit_code == 2 and "no folder" in result.stderr
+
+
+def test_where_the_time_went_is_said_if_it_was_long(spec, monkeypatch):
+    assert "took" not in run(spec, "--quick").stdout
+    monkeypatch.setattr("es_cli.cli.check.SLOW", 0.0)
+    assert "took" in run(spec, "--quick").stdout.splitlines()[-2]
 
 
 def test_losses_of_measurements_alone_are_exit_6_with_a_group_that_would_teach(spec):
@@ -80,13 +103,13 @@ def test_a_spec_with_a_fault_is_answered_as_by_training(spec):
     assert result.exit_code == 2 and "did you mean Inpainting" in result.stderr
 
 
-FINDING = Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "image_shape": [3, 4], "sees": None, "each": {"turn": {"error": 1}}})
+FINDING = Finding("operator", "doubtful", "odd", "mend it", {"norm": 0.12345, "image_shape": [3, 4], "sees": None, "rank": {"value": 0.5, "low": 0.4, "high": 0.6}, "each": {"turn": {"error": 1}}})
 
 
 def test_a_finding_is_rendered_with_its_advice_and_numbers_but_no_tables():
     lines = render(FINDING, io.StringIO()).splitlines()
     assert lines[0].split() == ["doubtful", "operator:", "odd"]
-    assert [line.strip() for line in lines[1:]] == ["→ mend it", "norm: 0.123", "image shape: 3 × 4", "sees: not known"]
+    assert [line.strip() for line in lines[1:]] == ["→ mend it", "norm: 0.123", "image shape: 3 × 4", "sees: not known", "rank: 0.5 (0.4 to 0.6)"]
 
 
 def test_the_stream_that_is_written_to_decides_on_colour(monkeypatch):
