@@ -84,8 +84,11 @@ def _compares_with_images(losses: Any) -> str:
 def _error_bars(kept: Any) -> str:
     if not isinstance(kept, dict):
         return "not calibrated"
-    covered = " and ".join(f"{float(part):.0%}" for part in kept.get("coverage", ()))
-    return f"{float(kept.get('factor', 0)):.3g} × the spread of the passes, which covers {covered} of {kept.get('entries')} held-out entries within one and two"
+    try:
+        covered = " and ".join(f"{float(part):.0%}" for part in kept["coverage"])
+        return f"{float(kept['factor']):.3g} × the spread of the passes, which covers {covered} of {int(kept['entries'])} held-out entries within one and two"
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return "cannot be read"
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -36,8 +36,8 @@ KINDS = {"BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64", "
 class Metadata:
     """What a checkpoint says about itself.
 
-    `measurement` holds the shapes of one measurement and of one image, `sizes` of images where the data have several, and whether they are
-    complex; `validation` what selected the weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
+    `measurement` holds the shapes of one measurement and of one image, `sizes` of images where the data have several, whether they are
+    complex, and what is `typical` of them (`inspecting/typical.py`), which older files do not say; `validation` what selected the weights: the held-out loss and the step; `scale` is `data.scale`; `spec` is the resolved spec without its data.
     """
 
     spec: dict[str, Any]
@@ -151,7 +151,14 @@ def _checked(metadata: Metadata) -> Metadata:
         raise ValueError(f"sizes are {sizes!r:.80}")
     if not all(isinstance(name, str) for name in metadata.measurement.get("per_sample", [])):
         raise TypeError("per_sample is no list of names")
+    typical = metadata.measurement.get("typical", {})
+    if not isinstance(typical, dict) or not all(isinstance(span, list) and len(span) == 3 and all(map(_is_number, span)) for span in typical.values()):
+        raise ValueError(f"typical is {typical!r:.80}")
     return metadata
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_shape(value: Any) -> bool:

@@ -23,6 +23,7 @@ from es_cli.building.sides import build_consistency
 from es_cli.building.sizes import sized, with_sizes
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.batches import ends_of_each
+from es_cli.data.damaged import Samples
 from es_cli.data.measurements import Measurements, hold_out
 from es_cli.errors import KNOBS, DeviceError, Fault, SpecError, out_of_memory
 from es_cli.networks.fitting import check_network
@@ -128,7 +129,7 @@ class Reconstruction:
         """The operator of measurements y (B, …): of their size, with the parameters that they have of their own."""
         return with_parameters(sized(self.operator, tuple(y.shape[1:])).physics, params)
 
-    def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
+    def batch(self, data: Measurements | Samples, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
         the scale (B,) that they were divided by, None where nothing is scaled."""
         return self.in_units(*data.batch(positions, device))
@@ -173,7 +174,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed, scan=scan), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
-    train = open_measurements(source, operator, spec.seed, "train", stack)
+    train = open_measurements(source, operator, spec.seed, "train", stack, scan)
     if isinstance(spec.data.validation, Pair):
         validation = open_measurements(spec.data.validation, operator, spec.seed, "validation", scan=scan)
     else:
@@ -201,23 +202,23 @@ def _check_parts(
 ) -> None:
     """SpecError where the network or a loss fails on one of the shapes of the data: on all of them, or on `SHAPES_TRIED` from the smallest
     to the largest. DeviceError where the memory is too small for one sample."""
-    found: dict[tuple[int, ...], tuple[Measurements, list[int]]] = {}
+    found: dict[tuple[int, ...], tuple[Samples, list[int], bool]] = {}
+    skip = spec.data is not None and spec.data.on_bad_sample == "skip"
     for data in [part for part in (train, validation, test) if part is not None]:
         for ends in ends_of_each(data):
-            found.setdefault(data.shape_at(ends[0]), (data, ends))
+            found.setdefault(data.shape_at(ends[0]), (Samples(data, skip and data is not test), ends, data is not test))
     shapes = sorted(found, key=lambda shape: (math.prod(shape), shape))
     count = min(len(shapes), SHAPES_TRIED)
     for shape in [shapes[round(i * (len(shapes) - 1) / max(1, count - 1))] for i in range(count)]:
-        data, ends = found[shape]
+        samples, ends, losses = found[shape]
         # training cuts what two samples have no room for
-        if not _check_shape(spec, objective, made, data, ends, device, data is not test) and not (
-            len(ends) > 1 and _check_shape(spec, objective, made, data, ends[:1], device, data is not test)
-        ):
+        tried = [ends] if len(ends) == 1 else [ends, ends[:1]]
+        if not any(_check_shape(spec, objective, made, samples, positions, device, losses) for positions in tried):
             raise DeviceError(f"the memory is too small for one sample, an image of shape {shape}", where=str(device), hint=KNOBS)
 
 
 def _check_shape(
-    spec: Spec, objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device, losses: bool
+    spec: Spec, objective: Objective, made: Reconstruction, data: Samples, positions: Sequence[int], device: torch.device, losses: bool
 ) -> bool:
     """Whether the memory is large enough to tell. Raises SpecError where the network, or if `losses` one of these, fails on samples."""
     try:
@@ -231,7 +232,7 @@ def _check_shape(
     return True
 
 
-def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:
+def _check_network(made: Reconstruction, data: Samples, positions: Sequence[int], device: torch.device) -> None:
     """SpecError where the network cannot be trained on batches of the shape that these samples have: found now, not at the first step."""
     y, _, physics, _ = made.batch(data, positions, device)
     g = Batch(made.group.draw(1, made.seed))
@@ -239,7 +240,7 @@ def _check_network(made: Reconstruction, data: Measurements, positions: Sequence
 
 
 def _check_losses(
-    objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], spec: Spec, device: torch.device
+    objective: Objective, made: Reconstruction, data: Samples, positions: Sequence[int], spec: Spec, device: torch.device
 ) -> None:
     """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
     y, x, physics, scale = made.batch(data, positions[: spec.training.batch_size], device)

@@ -17,6 +17,7 @@ MARK = {"Software": "es"}  # in every picture, so that it is known for one that 
 INK, HELD_OUT, BEST, INFORMS = "#333333", "#1f77b4", "#d62728", "#2ca02c"
 DOTS_PER_INCH = 110
 MOST_ROWS = 8
+VISIBLE = 0.01  # of what is seen best, from which on a place counts as seen
 BRIGHTEST = 99.5  # percentile of the last panel that is shown white
 
 
@@ -101,7 +102,7 @@ def maps(path: Path, panels: Mapping[str, np.ndarray], where: str) -> None:
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         axis.set(xticks=[], yticks=[], xlabel=where)
-        axis.set_title(f"{title}: {100 * float(np.mean(values)):.0f} % on average", fontsize=10, color=INK)
+        axis.set_title(f"{title}: {100 * float(np.mean(values >= VISIBLE)):.0f} % is seen", fontsize=10, color=INK)
     figure.colorbar(drawn, ax=list(axes), shrink=0.85, label="how well it is seen")
     _save(figure, path)
 

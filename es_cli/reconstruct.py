@@ -80,7 +80,7 @@ class Reconstructor:
             return None
         try:
             return Calibration.from_dict(kept)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"its error bars cannot be read: {error!r:.100}", hint="the file is damaged or not to be trusted") from error
 
     @property

@@ -23,7 +23,7 @@ from es_cli.spec.document import PLACEHOLDERS, from_dict
 module = types.ModuleType("es_cli.reconstruct")
 class Reconstructor:
     per_sample, network_calls = (), 8
-    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), types.SimpleNamespace(fingerprint=""), types.SimpleNamespace(type="cpu")
+    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), types.SimpleNamespace(fingerprint="", measurement={}), types.SimpleNamespace(type="cpu")
     @classmethod
     def load(cls, path, device="auto", precision="float32", test=None):
         print("chatter of a library")
@@ -44,7 +44,7 @@ class Doubling:
     loaded: list = []
     per_sample: tuple = ()
     network_calls = 8
-    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), SimpleNamespace(fingerprint=""), SimpleNamespace(type="cpu")
+    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), SimpleNamespace(fingerprint="", measurement={}), SimpleNamespace(type="cpu")
 
     @classmethod
     def load(cls, path, device="auto", precision="float32", test=None):

@@ -63,6 +63,27 @@ def test_a_spec_in_a_folder_whose_name_is_no_text(inpainting: Path) -> None:
         load_spec(folder / "spec.yaml")
 
 
+@POSIX
+@pytest.mark.parametrize("name", ["spec.yaml", "model.safetensors", "metrics.csv", "metrics.jsonl", "environment.json", "state", "state/state.safetensors", "previews", "data", "data/test_y.npy"])
+@pytest.mark.parametrize("arguments", [["--resume", "RUN", "training.steps=3"], ["SPEC", "-o", "RUN", "--overwrite"]], ids=["resume", "overwrite"])
+def test_a_run_that_came_from_somebody_else_writes_and_deletes_nothing_elsewhere(model: Path, inpainting: Path, tmp_path: Path, capfd, name: str, arguments: list[str]) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(model.parent, run)
+    for folder in ("data", "previews"):
+        (run / folder).mkdir(exist_ok=True)
+    (run / "data" / "test_y.npy").write_bytes(b"y")
+    (elsewhere / "x").parent.mkdir()
+    os.replace(run / name, elsewhere / "mine")
+    (run / name).symlink_to(elsewhere / "mine")
+    for left in (".a.tmp", "test_x.npy"):
+        if (elsewhere / "mine").is_dir():
+            (elsewhere / "mine" / left).write_bytes(b"mine")
+    before = {path: path.is_file() and path.read_bytes() for path in elsewhere.rglob("*")}
+    assert es(["train", *({"RUN": str(run), "SPEC": str(inpainting)}.get(word, word) for word in arguments), "--device", "cpu", "-q"]) == 3
+    assert "leads out of the run's folder" in capfd.readouterr().err
+    assert {path: path.is_file() and path.read_bytes() for path in elsewhere.rglob("*")} == before
+
+
 LONG = "x" * 300
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import torch
+import zarr
 from problems import es, network, train_in, write_spec
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -177,18 +179,20 @@ for name in ("connect", "connect_ex", "sendto", "bind"):
 socket.getaddrinfo = socket.create_connection = socket.gethostbyname = refuse
 from es_cli.cli.app import app
 for arguments in (["train", "spec.yaml", "-o", "run"], ["evaluate", "--ckpt", "run/model.safetensors"], ["info", "run/model.safetensors"],
-                  ["reconstruct", "--ckpt", "run/model.safetensors", "test_y.npy", "-o", "x.npy"], ["train", "--resume", "run"]):
+                  ["reconstruct", "--ckpt", "run/model.safetensors", "test_y.npy", "-o", "x.npy"], ["train", "--resume", "run"], ["check", "spec.yaml"],
+                  ["list"], ["init", "--from", "train_y.npy", "-o", "new.yaml"], ["init", "mri"],
+                  ["simulate", "spec.yaml", "--images", "test_x.npy", "-o", "simulated", "physics.mask=0.6"]):
     try:
         app(arguments, prog_name="es")
     except SystemExit as stopped:
-        assert not stopped.code, (arguments, stopped.code)
+        assert not stopped.code or (arguments[0], stopped.code) == ("check", 6), (arguments, stopped.code)
 """
 
 
-def test_the_main_job_reaches_for_no_network(python, inpainting: Path) -> None:
+def test_no_command_reaches_for_the_network(python, inpainting: Path) -> None:
     done = python(OFFLINE)
     assert done.returncode == 0, done.stderr.decode()
-    assert (inpainting.parent / "x.npy").exists()
+    assert all((inpainting.parent / name).exists() for name in ("x.npy", "new.yaml", "simulated"))
 
 
 SECRETS = {"PatientName": "Secretname^Ada", "PatientID": "SECRETPID", "InstitutionName": "SECRETPLACE", "PatientBirthDate": "19010203", "StudyDescription": "SECRETSTUDY",
@@ -243,3 +247,30 @@ def test_what_is_sent_to_others_names_nobody(tmp_path: Path, monkeypatch: pytest
         found = [mark for mark in marks if mark in path.read_bytes()]
         assert not found or path.name == "spec.yaml", f"{path.relative_to(tmp_path)} holds {found}"
     assert not any(value.encode() in (tmp_path / "run" / "spec.yaml").read_bytes() for value in SECRETS.values())
+    keep_identifiers(folder)
+
+
+def keep_identifiers(folder: Path) -> None:
+    """Where they are asked for, and nowhere else."""
+    reconstruct = ["reconstruct", "--ckpt", "run/model.safetensors", "--keep-identifiers"]
+    for name in ("k.nii", "k.nii.gz", "k.h5", "k.zarr"):
+        assert es([*reconstruct, str(folder), "-o", name]) == 0
+        held = kept_in(Path(name))
+        assert {key: held[key] for key in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")} == {
+            key: SECRETS[key] for key in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
+        }
+        assert not {"OperatorsName", "DeviceSerialNumber"} & held.keys()
+        assert np.array_equal(open_array(Path(name)), open_array(Path("x.npy"))) and read_geometry(Path(name)) is not None
+    for refused, code in ((["-o", "k.npy"], 2), ([], 2), (["-o", "-"], 2)):
+        assert es([*reconstruct, str(folder), *refused]) == code
+    assert es([*reconstruct, "x.npy", "-o", "again.h5"]) == 3 and not Path("again.h5").exists()
+
+
+def kept_in(path: Path) -> dict[str, str]:
+    if ".nii" in path.name:
+        (comment,) = nibabel.load(path).header.extensions
+        return json.loads(comment.get_content())
+    if path.suffix == ".zarr":
+        return json.loads(zarr.open_array(path, mode="r").attrs["identifiers"])
+    with h5py.File(path) as file:
+        return json.loads(file["reconstruction"].attrs["identifiers"])

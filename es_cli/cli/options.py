@@ -51,6 +51,13 @@ Precision = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identifiers",
+        help="Carry the patient's name, number and dates, and those of study and series, from DICOM headers into .h5, .zarr or .nii; without it, no output names anybody.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on standard error but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_remember, help="Say more; show where an error happened.")]
 Param = Annotated[

@@ -12,6 +12,7 @@ from es_cli.cli.console import answer, answers_only, calls_in_words, complain, c
 from es_cli.cli.options import (
     Checkpoint,
     Device,
+    KeepIdentifiers,
     Overwrite,
     Param,
     Precision,
@@ -54,6 +55,7 @@ Memory = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="Cut images into tiles so that es stays below it, such as 2G; half of what is free if left out. Operators that are not local cannot be cut.", show_default=False),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse measurements that are unlike those of training, instead of saying so.")]
 Floats = Annotated[bool, typer.Option("--float", help="Keep floats where integer images (PNG, TIFF, DICOM, NIfTI) would come back as integers.")]
 NoProvenance = Annotated[bool, typer.Option("--no-provenance", help="Write no OUTPUT.json beside each output, which `es reproduce` needs.")]
 FullPaths = Annotated[bool, typer.Option("--full-paths", help="Name files in OUTPUT.json by their whole paths, which may say who you are.")]
@@ -70,6 +72,7 @@ def reconstruct(
     key: Key = None,
     axis: Axis = None,
     memory: Memory = None,
+    strict: Strict = False,
     floats: Floats = False,
     no_provenance: NoProvenance = False,
     full_paths: FullPaths = False,
@@ -80,6 +83,7 @@ def reconstruct(
     consistent: Consistent = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    keep_identifiers: KeepIdentifiers = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -118,10 +122,15 @@ def reconstruct(
     jobs = jobs if part is None else outputs.part_of(jobs, part)
     beside = Beside(uncertainty, parts, consistent, len(jobs) > 1, overwrite)
     left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
+    if keep_identifiers:
+        outputs.check_identifiers(left)
     with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
-        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed), floats, not no_provenance, full_paths, beside)
+        request = Request(
+            ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed),
+            strict=strict, floats=floats, records=not no_provenance, full_paths=full_paths, beside=beside, identified=keep_identifiers,
+        )  # fmt: skip
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
         outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)

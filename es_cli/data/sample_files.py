@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,6 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from es_cli.data.npy import map_npy
-from es_cli.data.watched import Watched
 from es_cli.data.writers import writing
 
 MEASURED, SUBJECT = "y", "subject"  # the arrays in the file of a SubjectFile; readers know whole subjects by this name
@@ -79,18 +81,15 @@ class SubjectFile:
         self.subjects = np.asarray(subjects, np.int64)
         self.count = 0
         self._opened: Any = None
-        self._stream: Watched | None = None
 
     def append(self, sample: np.ndarray, name: str = "") -> None:
         """Write the next sample; its `name` is not needed. Raises OutputError."""
         import h5py
 
         with writing(self.file):
-            if self._stream is None:
-                self._stream = Watched(open(self.file, "x+b"))  # noqa: SIM115 (close closes it)
-            with self._stream.telling():
+            with _of_the_disk():
                 if self._opened is None:
-                    self._opened = h5py.File(self._stream, "w")
+                    self._opened = h5py.File(self.file, "w")
                     self._opened[SUBJECT] = self.subjects
                     self._opened.create_dataset(MEASURED, (len(self.subjects), *sample.shape), sample.dtype)
                 self._opened[MEASURED][self.count] = sample
@@ -98,8 +97,15 @@ class SubjectFile:
 
     def close(self) -> Path:
         """The file that was written. Raises OutputError."""
-        assert self._stream is not None
-        with writing(self.file), self._stream.telling():
+        with writing(self.file), _of_the_disk():
             self._opened.close()
-            self._stream.file.close()
         return self.file
+
+
+@contextmanager
+def _of_the_disk() -> Iterator[None]:
+    """HDF5 says at times where in its own code it stopped, and not what the system said."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, "HDF5 could not write all of it") from error

@@ -40,6 +40,7 @@ PICTURE = "coverage.png"
 NO_GAIN = 0.005  # of the energy that A misses, and of the exposure: rounding, and what interpolation moves
 EXPOSED = 0.125  # exposure below which what is reached is hardly seen; groups that mix well have more than a quarter
 REACHED = 0.25  # of the energy that A misses
+VAGUE = 0.2  # between the ends of an interval
 PROBES, PROBES_QUICK = 16, 4  # for a picture
 
 
@@ -152,12 +153,13 @@ class _Coverage:
 
     def _judged(self, reached: Reach, numbers: dict[str, Any], others: Callable[[], dict[str, float]]) -> tuple[Verdict, str, str]:
         hidden = 1 - reached.alone.value
-        unseen, what = f"{100 * hidden:.0f} % of the dimensions of images", numbers["group"] if self.groups else "the operators of the samples"
+        unseen = f"{100 * hidden:.0f} % of the dimensions of images"
+        how = f"under {numbers['group']}" if self.groups else "by the operators of the samples"
         if hidden <= HIDDEN:
             return "good", "the operator sees all of an image: there is nothing to reach", ""
-        null, energy = 100 * reached.null_reached.value, 100 * reached.energy_reached.value
+        null, energy = _percent(reached.null_reached), 100 * reached.energy_reached.value
         gained = max(reached.energy_reached.value, reached.exposure) > NO_GAIN
-        said = f"{what} reach{'es' if self.groups else ''} {null:.0f} % of what the operator does not see, {unseen}, and {energy:.0f} % of the energy of pictures there"
+        said = f"{null} of what the operator does not see is reached {how}, and {energy:.0f} % of the energy of pictures there; it does not see {unseen}"
         if self.experiment.objective.needs_ground_truth:
             return "good", f"the losses compare with ground truth, and need no group{'; ' + said if gained else ''}", ""
         if gained and reached.exposure >= EXPOSED and reached.energy_reached.value >= REACHED:
@@ -165,10 +167,10 @@ class _Coverage:
         numbers["would_reach"] = would = {name: value for name, value in others().items() if value > reached.exposure}
         instead = instead_of(would, solved=True)
         if gained:
-            weakly = "" if reached.exposure >= EXPOSED else f", hardly visibly: {100 * reached.exposure:.2g} % of what the operator sees elsewhere"
+            weakly = "" if reached.exposure >= EXPOSED else f"; there its measurements have {100 * reached.exposure:.2g} % of the energy that they have elsewhere"
             return "doubtful", said + weakly, instead
         if self.groups:
-            return "no", f"{what} reaches nothing of what the operator does not see, {unseen}", instead
+            return "no", f"nothing of what the operator does not see, {unseen}, is reached {how}", instead
         return without_group(self.experiment.objective, unseen, instead)
 
     def _draw(self, path: Path, alone: ExpectedNormal, together: ExpectedNormal) -> None:
@@ -177,6 +179,13 @@ class _Coverage:
             found = [seen(one, where, self.shape, count, self.seed, self.device) for one in (alone, together)]
         best = float(found[0].max()) or 1.0
         figures.maps(path, {"the operator alone": found[0] / best, "all virtual operators": found[1] / best}, where)
+
+
+def _percent(found: Estimate) -> str:
+    """The value, or the ends of its interval where they are far apart."""
+    if found.high - found.low <= VAGUE:
+        return f"{100 * found.value:.0f} %"
+    return f"between {100 * found.low:.0f} and {100 * found.high:.0f} %"
 
 
 def _numbers_of(reached: Reach) -> dict[str, Any]:

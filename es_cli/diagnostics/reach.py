@@ -26,7 +26,7 @@ LARGE = 1 << 19  # entries of an image, of which fewer elements are taken
 @dataclass(frozen=True)
 class Effort:
     """How many `white` probes for ranks and `pictures` for energies, how many `elements` of a group too large to list, how many `steps`, and how many
-    `seconds` at most, beyond the few steps that are always taken.
+    `seconds` of this process at most, beyond the few steps that are always taken.
 
     Numbers of elements are prime, so that equal steps of a rotation never fall into step with the angles of an acquisition.
     """
@@ -82,13 +82,13 @@ class Reach:
 
 def reach(alone: ExpectedNormal, together: ExpectedNormal, shape: Sequence[int], effort: Effort, seed: int, device: torch.device | str = "cpu") -> Reach:
     """What `together`, Q, reaches of images of `shape` (C, …, H, W) beyond `alone`, AᵀA of one operator."""
-    until = time.monotonic() + effort.seconds
+    until = time.process_time() + effort.seconds
     white = white_images(effort.white, shape, seed, device)
     pictures = probe_images(effort.pictures, shape, stream_seed(seed, "pictures"), device)
     found = [_spectrum(one, white, effort.steps, until) for one in (alone, together)]
     tops = [largest(measures) for measures in found]
     ranks = [rank(measures, math.prod(shape), TOLERANCE * top) for measures, top in zip(found, tops, strict=True)]
-    missed = [_missed(one, pictures, max(12, effort.steps // 2), top, until) for one, top in zip((alone, together), tops, strict=True)]
+    missed = [_missed(one, pictures, max(12, effort.steps // 3), top, until) for one, top in zip((alone, together), tops, strict=True)]
     hidden = unseen_part(alone.operators[0], white, math.sqrt(tops[0]), NULL_STEPS)
     return Reach(
         rank=ranks[1], alone=ranks[0], missed=_mean(missed[1]), missed_alone=_mean(missed[0]), energy_reached=_part_reached(*missed),
@@ -104,7 +104,7 @@ def white_images(count: int, shape: Sequence[int], seed: int, device: torch.devi
 
 def rank_of(normal: ExpectedNormal, shape: Sequence[int], effort: Effort, seed: int, device: torch.device | str = "cpu") -> Estimate:
     """The rank of an operator over the dimension of images of `shape`, eigenvalues below TOLERANCE of its largest counting as zero."""
-    measures = _spectrum(normal, white_images(effort.white, shape, seed, device), effort.steps, time.monotonic() + effort.seconds)
+    measures = _spectrum(normal, white_images(effort.white, shape, seed, device), effort.steps, time.process_time() + effort.seconds)
     return rank(measures, math.prod(shape), TOLERANCE * largest(measures))
 
 

@@ -25,6 +25,7 @@ from es_cli.splitting.group import IDENTITY, Element, Group, named_group
 from es_cli.splitting.library_loss import LibraryLoss
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import of_one_sample
+from es_cli.splitting.sparse_radon import with_sparse_radon
 from es_cli.splitting.transforms import TOLERANCE, GroupTransform, TransformGroup, element_defects
 from es_cli.streams import stream_seed
 
@@ -148,6 +149,7 @@ def _found(experiment: Experiment, quick: bool) -> Finding:
     seed, device = stream_seed(experiment.spec.seed, "check-transforms"), torch.device(experiment.operator.device)
     positions = next(looked_at(experiment.train, 2 if quick else 4, 1))
     y, _, physics, _ = experiment.reconstruction.batch(experiment.train, positions, device)
+    physics = with_sparse_radon(physics)
     shape = experiment.operator.image.fitted(tuple(y.shape[1:])).shape
     groups = groups_of_losses(experiment.objective, shape)
     tried = [element for group in groups or [experiment.reconstruction.group] for element in tried_elements(group, 4 if quick else 8, seed)]

@@ -52,11 +52,6 @@ class Beside:
             model, measured.array, measured.where, params, error_bar=self.uncertainty is not None, parts=self.parts is not None, agree=self.consistent
         )
 
-    def too_large(self, where: str) -> DataError:
-        """What is said of an image that is made in pieces: error bars and parts are those of a whole image."""
-        what = "error bars, parts and agreement are those of images that are made whole, and this one is made in pieces"
-        return DataError(what, where=where, hint="leave --uncertainty, --parts and --consistent out, or raise --memory")
-
     def write(self, found: Examined, measured: Measured, target: Path | None, tell: Callable[[str], None]) -> None:
         """Write what belongs beside an image that goes to `target`, None: standard output. Raises UsageError where another file lies there, OutputError."""
         stem = "stdin" if target is None else target.name.removesuffix("".join(target.suffixes)) or target.name
@@ -86,6 +81,12 @@ class Beside:
             raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=hint)
         if path.exists() and not self.overwrite:
             raise UsageError("this output exists", where=str(path), hint="give another name, or --overwrite to replace it")
+
+
+def in_pieces(where: str) -> DataError:
+    """What is said of an image that is made in pieces: error bars, parts and identifiers are those of a whole image."""
+    what = "error bars, parts, agreement and identifiers are those of images that are made whole, and this one is made in pieces"
+    return DataError(what, where=where, hint="leave --uncertainty, --parts, --consistent and --keep-identifiers out, or raise --memory")
 
 
 def _is_folder(path: Path) -> bool:

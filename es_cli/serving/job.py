@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from es_cli.data import writers
+from es_cli.data.identifiers import read_identifiers
 from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
-from es_cli.serving.beside import Beside
+from es_cli.serving.beside import Beside, in_pieces
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
+from es_cli.serving.guard import Guard, look
 from es_cli.serving.inputs import Shard
 from es_cli.serving.integers import integers_for, rounded
 from es_cli.serving.limits import Limits, is_plain
@@ -41,8 +43,9 @@ class Request:
 
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
     (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, `limits` which axis counts samples and how much memory there is.
-    `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
-    the paths of files from the root. `beside` is what goes beside each image.
+    `strict` refuses measurements that are unlike those of training. `floats` keeps floats where integer images would be written; `records` says whether
+    the provenance of each output lies beside it, `full_paths` with the paths of files from the root. `beside` is what goes beside each image;
+    `identified`: with whom it shows, as DICOM headers say.
     """
 
     ckpt: Path
@@ -56,10 +59,12 @@ class Request:
     frames: str = "npy"
     overwrite: bool = False
     limits: Limits = Limits()
+    strict: bool = False
     floats: bool = False
     records: bool = True
     full_paths: bool = False
     beside: Beside = field(default_factory=Beside)
+    identified: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class _Run:
     model: Reconstructor
     params: dict[str, Any]
     recipe: Recipe
+    guard: Guard
     frames: FrameFormat = NpyFrames()
 
     def __init__(self, request: Request, manifest: Manifest | None, stdin: Stream, stdout: Stream, tell: Listener) -> None:
@@ -113,6 +119,7 @@ class _Run:
 
         request = self.request
         self.model = Reconstructor.load(request.ckpt, request.device, request.precision, request.test)
+        self.guard = Guard.of(self.model)
         if request.frames != "npy":
             self.frames = BareFrames(request.frames, self.model.made.operator.measurement)
         if request.records or self.manifest is not None:
@@ -164,20 +171,42 @@ class _Run:
     def _make(self, job: Job, measured: Measured) -> _Made:
         model, limits, where = self.model, self.request.limits, measured.where
         with _memory(where):
-            beside = self.request.beside
-            if is_plain(model, measured.array, limits) and beside.asked:
-                found = beside.examine(model, measured, self.params)
-                return _Made(measured, found.image, examined=found)
-            if beside.asked:
-                raise beside.too_large(where)
             if is_plain(model, measured.array, limits):
-                return _Made(measured, model.reconstruct(measured.array, where, self.params))
+                return self._at_once(measured)
+            if self.request.beside.asked or self.request.identified:
+                raise in_pieces(where)
             from es_cli.serving.large import reconstruct_large
 
             image, plan = reconstruct_large(
-                model, measured.opened, self.params, where, limits, job.target, job.within, lambda text: self.tell(Remark(text)), self._part
-            )
+                model, measured.opened, self.params, where, limits, job.target, job.within, self._remark, self._part,
+                look=lambda samples: look(self.guard.measured(samples), where, self.request.strict, self._remark),
+            )  # fmt: skip
             return _Made(measured, image, {} if plan is None else {"tiles": asdict(plan)})
+
+    def _at_once(self, measured: Measured) -> _Made:
+        """The image, after a look at how like training the measurements are, and before one at how well it explains them."""
+        model, where = self.model, measured.where
+        if not self.guard.typical:
+            return self._image(measured)
+        operator = model.made.operator
+        samples, _ = operator.measurement.arrange(measured.array, where)
+        told = self.guard.measured(samples) if np.isfinite(samples).all() else []
+        if self.request.strict:
+            look(told, where, True, self._remark)
+        made = self._image(measured)
+        told += self.guard.explained(model, samples, operator.image.arrange(made.values(), where)[0], model.fit(self.params, samples))
+        look(told, where, self.request.strict, self._remark)
+        return made
+
+    def _image(self, measured: Measured) -> _Made:
+        """The image, with what was asked for beside it."""
+        if not self.request.beside.asked:
+            return _Made(measured, self.model.reconstruct(measured.array, measured.where, self.params))
+        found = self.request.beside.examine(self.model, measured, self.params)
+        return _Made(measured, found.image, examined=found)
+
+    def _remark(self, text: str) -> None:
+        self.tell(Remark(text))
 
     def _part(self, share: float) -> None:
         self.tell(Advanced(self.through + share, self.total))
@@ -186,7 +215,7 @@ class _Run:
         """Write one image, with the geometry of its measurements where both have a place for it, and what is said about it."""
         target, measured = job.target, made.measured
         if made.examined is not None:
-            self.request.beside.write(made.examined, measured, target, lambda text: self.tell(Remark(text)))
+            self.request.beside.write(made.examined, measured, target, self._remark)
         if target is None:
             self.frames.write(self.stdout, made.values())
             return
@@ -199,7 +228,8 @@ class _Run:
         if isinstance(made.image, PiecewiseArray):
             made.image.save(target, geometry)
         else:
-            writers.write_array(target, values, geometry, job.within)
+            known = read_identifiers(measured.path) if self.request.identified and measured.path is not None else None
+            writers.write_array(target, values, geometry, job.within, known)
         self.written += 1
         self._record(job, target, measured, values, made.happened)
         self.tell(Written(target))

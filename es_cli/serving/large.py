@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from es_cli.reconstruct import Reconstructor
 
 AT_ONCE = 8  # slices
+SHOWN = 1024  # pixels along the edges of what is compared with training
 FALLBACK = 2 << 30  # bytes, where nobody says how many are free
 Open = Callable[[], np.ndarray]
 Given = Mapping[str, Any]
@@ -65,6 +66,11 @@ class Slices:
     def plane(self) -> tuple[int, int]:
         """Height and width of one sample."""
         return self.size[-2], self.size[-1]
+
+    def middle(self, side: int) -> tuple[slice, slice]:
+        """Rows and columns in the middle of a sample, `side` of each at most."""
+        row, column = (slice(max(0, (n - side) // 2), min(n, max(0, (n - side) // 2) + side)) for n in self.plane)
+        return row, column
 
     @classmethod
     def of(cls, opened: Open, axis: int | None, layout: Layout, where: str) -> Slices:
@@ -176,10 +182,12 @@ def _own_mask(model: Reconstructor, slices: Slices) -> Callable[[slice, slice], 
 def reconstruct_large(
     model: Reconstructor, opened: Open, given: Given, where: str, limits: Limits, target: Path | None, within: Path | None,
     tell: Callable[[str], None] = lambda text: None, on_part: Callable[[float], None] = lambda share: None,
+    look: Callable[[np.ndarray], None] = lambda samples: None,
 ) -> tuple[np.ndarray | PiecewiseArray, Plan | None]:  # fmt: skip
     """Images and the tiles that they were made in, if any, from measurements that may not fit into memory, or are larger than those that the network was trained on: in a file beside `target`,
-    None: a temporary one; in memory where they are small. Raises DataError where they are neither of the operator's shape nor can be cut."""
+    None: a temporary one; in memory where they are small. `look` is shown the middle of a sample. Raises DataError where they are neither of the operator's shape nor can be cut."""
     slices, fits = _slices(model, opened, limits.axis, where)
+    look(slices.read(slice(slices.count // 2, slices.count // 2 + 1), () if why_not(model) else slices.middle(SHOWN), where))
     plan = _plan(model, slices, fits, given, where, limits.memory) if limits.plan is None else Plan(*limits.plan)
     if plan is None and limits.axis is None and opened().nbytes <= HELD:
         return model.reconstruct(opened(), where, given), None

@@ -12,7 +12,7 @@ from es_cli import catalog
 from es_cli.errors import CheckpointError, Fault, SpecError
 from es_cli.spec.document import from_dict, to_dict
 from es_cli.spec.schema import Spec
-from es_cli.training.folder import SPEC
+from es_cli.training.folder import SPEC, check_links
 from es_cli.training.lock import FolderLock
 
 MAY_CHANGE = (
@@ -56,11 +56,12 @@ class Reopened:
 def reopen(run_dir: Path, overrides: Sequence[str] = (), spec: Path | None = None) -> Reopened:
     """The run in a folder, locked, with `a.b=value` overrides of its spec, or of the file `spec`, None: the one that the run has kept.
 
-    Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, SpecError for all changes at once that
-    it cannot go on with.
+    Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, OutputError where a link leads
+    out of it, SpecError for all changes at once that it cannot go on with.
     """
     if not os.path.isfile(run_dir / SPEC):  # a name that no file can have is no error to it
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
+    check_links(run_dir)
     lock = FolderLock(run_dir).take()
     try:
         before = catalog.load_spec(run_dir / SPEC)
@@ -80,10 +81,18 @@ def described(resolved: Spec) -> dict[str, Any]:
     return {name: section for name, section in whole.items() if name != "data"}
 
 
-def check_same(begun: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
-    """SpecError where a run is not what it was `begun` as, both as `described` has it: somebody has edited its spec. None: nobody knows."""
-    if begun is not None:
-        _refuse(_changes(to_dict(from_dict(dict(begun), SPEC)), now, ""))
+def check_same(begun: Any, now: Mapping[str, Any]) -> None:
+    """SpecError where a run is not what it was `begun` as, both as `described` has it: somebody has edited its spec. None: nobody knows.
+
+    Raises ValueError where `begun` describes nothing that this version knows.
+    """
+    if begun is None:
+        return
+    try:
+        held = to_dict(from_dict(begun, SPEC))
+    except SpecError as error:
+        raise ValueError(f"it speaks of a spec that is none: {error.faults[0].what}") from error
+    _refuse(_changes(held, now, ""))
 
 
 def _refuse(changes: Iterable[Change]) -> None:

@@ -34,8 +34,9 @@ from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import Snapshot
+from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
+from es_cli.training.typical import Typical
 
 Listener = Callable[[Event], None]
 OUT_OF_TIME = 124
@@ -95,7 +96,7 @@ def resume(
 
     `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
     run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
-    go on with a change, UsageError where another process trains in it.
+    go on with a change, UsageError where another process trains in it, OutputError where a link leads out of it.
     """
     run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
     with ExitStack() as stack:
@@ -106,7 +107,11 @@ def resume(
         states = StateFiles(run.path)
         snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
         if snapshot is not None:
-            check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            try:
+                check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            except ValueError as error:
+                raise unreadable(snapshot.path or states.newest, error) from error
+            _check_samples(snapshot.described.get("samples"), experiment)
         horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
         going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
         return going.go_on(snapshot, good, run.changes)
@@ -119,6 +124,17 @@ def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tu
         tell("this run was stopped before its first state was saved: it starts anew")
         return None, None
     return states.read(tell)
+
+
+def _samples(experiment: Experiment) -> str:
+    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
+
+
+def _check_samples(begun: Any, experiment: Experiment) -> None:
+    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
+    if begun is not None and begun != _samples(experiment):
+        what = f"this run was begun with {begun!s:.80}, and there are {_samples(experiment)} now"
+        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -150,7 +166,9 @@ class _Run:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
         self.described = self.state.spec = described(experiment.resolved)
+        self.state.samples = _samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
+        self.typical = Typical(experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
         self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
@@ -300,6 +318,7 @@ class _Run:
             "per_sample": sorted(experiment.train.params),
             "network_calls": experiment.reconstruction.rule.network_calls,
         }
+        measurement["typical"] = self.typical.spans(self.state.evaluated)
         if experiment.operator.image.free:
             measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
         scale = "none" if data is None else data.scale

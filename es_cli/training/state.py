@@ -123,7 +123,7 @@ class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
-    optimizer and scheduler as the spec has them, `spec` is what is trained, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    optimizer and scheduler as the spec has them, `spec` is what is trained, `samples` says on how many, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     """
 
     objective: Objective
@@ -136,6 +136,7 @@ class TrainingState:
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
     spec: Mapping[str, Any] | None = None
+    samples: str | None = None
     untried: Path | None = None  # the file that the state was read from, until the first step from there
 
     @property
@@ -164,6 +165,7 @@ class TrainingState:
             "progress": asdict(self.progress),
             "parts": self.parts,
             "spec": self.spec,
+            "samples": self.samples,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -232,6 +234,9 @@ def _progress(described: Mapping[str, Any]) -> Progress:
                 raise ValueError(f"{key} is {value!r:.40}")
             if kind in {float, str} and not isinstance(value, (float, int) if kind is float else str):
                 raise TypeError(f"{key} is {value!r:.40}")
+    positions = [position for part in progress.bad.values() for position in part] if isinstance(progress.bad, dict) else [None]
+    if not all(type(position) is int and position >= 0 for position in positions):
+        raise ValueError(f"bad is {progress.bad!r:.40}")
     return progress
 
 

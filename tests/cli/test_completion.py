@@ -54,7 +54,7 @@ def ask(environment, tmp_path):
     write_spec(tmp_path / "spec.yaml")
 
     def put(*asked: dict[str, str]) -> list[tuple[int, str]]:
-        done = subprocess.run([sys.executable, "-c", ASK, json.dumps(asked)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", ASK, json.dumps(asked)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert not {"torch", "deepinv", "numpy", "matplotlib"} & set(found["loaded"])
@@ -141,7 +141,7 @@ def test_it_is_switched_on_by_one_command(shell, written, environment, tmp_path)
     """The option asks which shell it is typed into; here it is told."""
     told = {**environment, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     for variables, arguments in (({}, ["--install-completion", shell]), ({"_ES_COMPLETE": f"source_{shell}"}, [])):
-        done = subprocess.run([sys.executable, "-m", "es_cli", *arguments], env={**told, **variables}, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "es_cli", *arguments], env={**told, **variables}, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (tmp_path / written).read_text().strip() and f"complete_{shell}" in done.stdout
 
@@ -167,7 +167,7 @@ def typed(environment, tmp_path):
 
     def type_in(keys: str, *until: str) -> str:
         os.write(screen, keys.encode())
-        seen, end = "", time.monotonic() + 60
+        seen, end = "", time.monotonic() + 600
         while not all(text in seen for text in until) and time.monotonic() < end:
             if select.select([screen], [], [], 1)[0]:
                 seen += os.read(screen, 4096).decode(errors="replace")

@@ -34,6 +34,8 @@ QUICKSTART = "examples/configs/quickstart.yaml"
 ROOT = Path(__file__).parents[2]
 SHELL = re.compile(r"[|>]|\$\(")  # what only a shell can do
 SIZE = 16
+# the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
+SOON = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1, "validate_every": 3}
 
 
 def examples(verb: str) -> list[str]:
@@ -62,19 +64,19 @@ def test_every_help_has_two_examples_of_its_own_command_that_fit_a_terminal(verb
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the examples read: a run that was stopped, checkpoints, arrays, pictures, and the quickstart made small."""
-    folder = tmp_path_factory.mktemp("examples")
+    folder = tmp_path_factory.mktemp("examples") / "here"
+    folder.mkdir()
     arrays(folder)
     pictures(folder / "photos")
     (folder / QUICKSTART).parent.mkdir(parents=True)
     (folder / QUICKSTART).write_text(yaml.safe_dump(small_quickstart()))
-    # the rate falls to nothing after the first step, so that the second validation is no better and however many steps are asked for come to an end
-    slow = {"optimizer": {"name": "AdamW", "lr": 0.003}, "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1e-9}, "patience": 1}
-    for name, steps in (("spec", 6), ("changed", 8)):
-        write_spec(folder / f"{name}.yaml", training={"steps": steps, "batch_size": 4, "validate_every": 3, "preview": False, **slow})
+    for name, steps in (("spec", 6), ("changed", 9)):
+        write_spec(folder / f"{name}.yaml", training={"steps": steps, "batch_size": 4, "preview": False, **SOON})
     stopped(folder / "spec.yaml", folder / "run")
     shutil.copy(folder / "run" / "model.safetensors", folder / "m.safetensors")
     for name in ("run-a", "run-b"):
         shutil.copytree(folder / "run", folder / name)
+    shutil.copytree(folder, folder.parent / "kept")
     return folder
 
 
@@ -106,6 +108,8 @@ def arrays(folder: Path) -> None:
         np.save(folder / f"{name}.npy", array)
     for i, image in enumerate(images[:3, 0]):
         save_dicom(folder / "series" / f"{i}.dcm", (100 * image * mask).astype(np.int16), InstanceNumber=i + 1)
+    shutil.copy(folder / "a.npy", folder / "16k.npy")
+    write_array(folder / "volume.nii.gz", np.moveaxis(images[:3, 0] * mask, 0, -1))
     for i in range(10):
         at = folder / "scans" / f"subject{i % 2}" / f"{i}.h5"
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +131,7 @@ def small_quickstart() -> dict:
     for part, crops in (("train", 8), ("test", 2)):
         spec["data"][part]["images"] |= {"crop": SIZE, "crops_per_image": crops}
     spec["model"]["backbone_net"]["channels_per_scale"] = [4, 8]
-    spec["training"] |= {"steps": 2}
+    spec["training"] = {"steps": 2, "batch_size": 4, **SOON}
     return spec
 
 
@@ -141,10 +145,13 @@ def stopped(spec: Path, run: Path) -> None:
 
 
 @pytest.fixture
-def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(prepared, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+def folder(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The prepared folder as it was, at its old place: a run keeps whole paths."""
+    monkeypatch.chdir(prepared.parent)
+    shutil.rmtree(prepared)
+    shutil.copytree(prepared.parent / "kept", prepared)
+    monkeypatch.chdir(prepared)
+    return prepared
 
 
 def outputs(line: str) -> Iterator[str]:
@@ -160,6 +167,10 @@ def test_an_example_works_as_it_is_written(verb: str, line: str, folder: Path, e
             shutil.copy(path, folder)
     if verb == "simulate":  # from pictures of any size
         write_spec(folder / "spec.yaml", physics={"name": "Inpainting", "mask": 0.6}, data={"train": {"images": "photos"}}, model={"name": "ArtifactRemoval", "backbone_net": network(1)})
+    if verb == "reproduce":  # what was made once
+        for made in ("y.npy -o images/y.recon.npy", "volume.nii.gz --axis 2 -o x.nii.gz"):
+            (folder / "images").mkdir(exist_ok=True)
+            assert es(["reconstruct", "--ckpt", "m.safetensors", *made.split()]) == 0
     for target in outputs(line):  # what the example makes is not there yet
         (shutil.rmtree if (folder / target).is_dir() else Path.unlink)(folder / target) if (folder / target).exists() else None
     if SHELL.search(line):
@@ -174,7 +185,7 @@ def in_a_shell(line: str, environment: dict[str, str]) -> int:
     if shell is None or sys.platform == "win32":
         pytest.skip("there is no bash")
     place = Path.cwd().parent / "bin"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for name, command in (("es", f'exec "{sys.executable}" -m es_cli "$@"'), ("python", f'exec "{sys.executable}" "$@"')):
         (place / name).write_text(f"#!/bin/sh\n{command}\n")
         (place / name).chmod(0o755)

@@ -78,3 +78,17 @@ def test_a_card_says_where_ground_truth_was_used(es, monkeypatch):
 def test_what_a_stranger_wrote_into_a_checkpoint_is_no_markup_of_a_card(es, monkeypatch):
     monkeypatch.setitem(SPEC, "name", "a\n# b <script> [c](d)")
     assert es("--card").stdout.splitlines()[0] == "# a \\# b \\<script\\> \\[c\\](d)"
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"factor": 2.0, "entries": 50, "coverage": [0.5, 0.9]}, "2 × the spread of the passes, which covers 50% and 90% of 50 held-out entries within one and two"),
+        ({"factor": "large"}, "cannot be read"),
+        ([1], "not calibrated"),
+    ],
+)
+def test_error_bars_are_said_and_no_nonsense_stops_es_info(es, monkeypatch, kept, said):
+    known = checkpoint.read_metadata("m.safetensors")
+    monkeypatch.setitem(known.validation, "error_bar", kept)
+    assert f"  {said}" in es().stdout

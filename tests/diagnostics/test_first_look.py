@@ -101,7 +101,7 @@ def test_a_resumed_run_is_not_looked_at(inpainting, capsys):
 
 
 def test_the_look_makes_no_step_and_is_that_of_the_quick_check(experiment):
-    look = first_look(experiment)
+    look = first_look(experiment, seconds=600.0)
     assert [finding.section for finding in look.findings] == list(FIRST) and not look.left_out
     assert "cost" in SECTIONS and "cost" not in FIRST
     for finding in look.findings:
@@ -111,8 +111,14 @@ def test_the_look_makes_no_step_and_is_that_of_the_quick_check(experiment):
 def test_sections_that_would_take_long_are_left_out(experiment, monkeypatch):
     assert first_look(experiment, seconds=0.0).left_out == list(FIRST)
     physics = experiment.operator.physics
-    measure = physics.A
-    monkeypatch.setattr(physics, "A", lambda x, **options: (time.sleep(0.1), measure(x, **options))[1])
+    measure, now = physics.A, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])  # not that of a busy machine
+
+    def slow(x, **options):
+        now[0] += 0.1
+        return measure(x, **options)
+
+    monkeypatch.setattr(physics, "A", slow)
     look = first_look(experiment)
     assert look.left_out == ["operator", "transforms", "coverage"] and [finding.section for finding in look.findings] == ["splits", "noise"]
     assert look.seconds < 5
@@ -123,5 +129,5 @@ def test_a_section_that_fails_ends_no_training(experiment, monkeypatch):
         raise RuntimeError("an odd operator")
 
     monkeypatch.setitem(check.SECTIONS, "transforms", failing)
-    odd = [finding for finding in first_look(experiment).findings if finding.section == "transforms"]
+    odd = [finding for finding in first_look(experiment, seconds=600.0).findings if finding.section == "transforms"]
     assert odd == [Finding("transforms", "doubtful", "this could not be measured: an odd operator", "es check -v says where")]

@@ -46,7 +46,10 @@ def test_every_hostile_file_is_answered(kind: str, seeds: Path, tmp_path: Path) 
     hold()
 
 
-FOUND = {"measures complex numbers": (2, ["physics={name: PtychographyLinearOperator}"], 3)}
+FOUND = {
+    "measures complex numbers": (2, ["physics={name: PtychographyLinearOperator}"], 3),
+    "draws masks without end": (0, ["mask_generator={name: GaussianSplittingMaskGenerator, img_size: [1000000, 16, 16], split_ratio: 0.7}"], 2),
+}
 
 
 @pytest.mark.parametrize("name", FOUND)

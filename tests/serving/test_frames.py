@@ -96,6 +96,6 @@ def test_an_endless_stream_ends_quietly_when_its_reader_goes(environment, tmp_pa
     (tmp_path / "es.py").write_text(DOUBLING)
     (tmp_path / "endless.py").write_text("import sys, numpy as np\nwhile True:\n    np.save(sys.stdout.buffer, np.ones(1000))\n")
     line = f"{sys.executable} endless.py 2>/dev/null | {sys.executable} es.py reconstruct --ckpt m - -o - 2>err | head -c 20000 >out; echo ${{PIPESTATUS[1]}}"
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.stdout == "141\n"
     assert (tmp_path / "err").read_text() == "chatter of a library\n" and (tmp_path / "out").stat().st_size == 20000

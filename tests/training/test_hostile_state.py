@@ -72,6 +72,11 @@ HOSTILE: dict[str, Change] = {
     "a number for a reason": progress(done=7),
     "a field that is none": progress(pickled="x"),
     "a tally of nothing": progress(tally=3),
+    "a number of bad samples": progress(bad=3),
+    "a word for a bad sample": progress(bad={"train": ["x"]}),
+    "a bad part": progress(bad={"train": 7}),
+    "a number for a spec": lambda described, tensors: described.update(spec=7),
+    "a spec of nothing": lambda described, tensors: described.update(spec={"physics": 7}),
 }
 
 

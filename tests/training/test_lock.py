@@ -23,7 +23,7 @@ from pathlib import Path
 from es_cli.training.lock import FolderLock
 held = FolderLock(Path(sys.argv[1])).take()
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
