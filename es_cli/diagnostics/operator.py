@@ -193,10 +193,15 @@ class _Sample:
         if not low <= found.image <= high:
             cause = likely_units(self.physics, self.shape, found.image, GOOD_SIZE)
             what = f"images have a size of about {found.image:.3g}, where networks expect 1{': ' if cause else ''}{cause}"
-            yield "doubtful", what, "add scale: per-sample to data"
+            yield "doubtful", what, self._scale_advice(found.image * numbers["divided_by"])
         elif not low <= found.adjoint <= high and _takes_adjoint(self.spec.model):
             what = f"the network is fed Aᵀy, of size {found.adjoint:.3g}, where images have {found.image:.3g}"
             yield "doubtful", what, "add normalize: true to physics" if self.name == "Tomography" else "use mode: pinv in model, or scale the operator to norm 1"
+
+    def _scale_advice(self, size: float) -> str:
+        """What to do where images in the units of the user have `size`: where Aᵀy is of another, dividing by that does not help."""
+        scaled = self.spec.data is not None and self.spec.data.scale != "none"
+        return f"set scale to {size:.3g} in data" if scaled else "add scale: per-sample to data"
 
     def _range(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
         steps = steps_for(self.shape, self.quick) // 2

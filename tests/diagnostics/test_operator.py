@@ -228,6 +228,17 @@ def test_a_scale_that_networks_do_not_expect_is_told_unless_data_scale_mends_it(
         assert "pixel values from 0 to 255" in found.reason and found.advice == "add scale: per-sample to data"
 
 
+def test_a_scale_of_the_adjoint_that_is_not_the_images_is_replaced_by_a_number(tmp_path):
+    np.save(tmp_path / "x.npy", smooth(6, 16)[:, None])
+    physics = {"name": "Tomography", "angles": 12, "normalize": False}
+    changes = {"physics": physics, "data": {"train": {"images": "x.npy"}, "scale": "per-sample"}, "mask_generator": {"name": "AngleSplittingMaskGenerator"}}
+    found = operator_finding(build_experiment(load_spec(write_spec(tmp_path / "spec.yaml", **changes)), CPU), quick=True)
+    assert found.verdict == "doubtful" and found.reason.startswith("images have a size") and found.advice.startswith("set scale to ")
+    changes["data"]["scale"] = float(found.advice.split()[3])
+    found = operator_finding(build_experiment(load_spec(write_spec(tmp_path / "spec.yaml", **changes)), CPU), quick=True)
+    assert 0.1 < found.numbers["image_size"] < 10 and "images have a size" not in found.reason
+
+
 def test_an_image_that_no_angle_explains_contradicts_tomography(tmp_path):
     y = made("Tomography", tmp_path).physics.A(torch.from_numpy(smooth(6, 16))[:, None]).numpy()
     physics = {"name": "Tomography", "angles": {"file": str(tmp_path / "angles.npy")}, "normalize": True}
