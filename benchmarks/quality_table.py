@@ -18,7 +18,6 @@ SETTING = {
     "ct65": "CT, 25 angles, 65²",
 }
 METHOD = {
-    "supervised, equivariant": "supervised, under the group",
     "supervised": "supervised",
     "es": "**equivariant splitting**",
     "ei": "equivariant imaging",

@@ -36,9 +36,21 @@ def said(error: BaseException, longest: int = 200) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def shortened(path: object, longest: int = 300) -> str:
+    """A path for a message: its beginning where it is longer than any that one would want to read."""
+    text = str(path)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+# what can be turned where the memory is too small for one sample
+KNOBS = "make the network smaller (fewer channels or iterations), crop the data, try training.precision: bfloat16, or another --device"
+# how CUDA, torch's allocators on Linux and on Windows, cuBLAS and cuDNN say it
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is no fault of what was asked for: the memory is too small."""
-    return "out of memory" in str(error)
+    """Whether an exception is no fault of what was asked for: memory of the machine or of the device is too small."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 @dataclass(frozen=True)

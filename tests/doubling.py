@@ -80,7 +80,7 @@ def piped(environment, tmp_path):
 
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", *arguments]
-        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=600)
 
     return run
 

@@ -212,6 +212,10 @@ FAULTS = [
         "training:\n  optimizer:\n    name: AdamW\n    lr: fast\n",
         "s.yaml:4: training.optimizer.lr: wanted a number, got 'fast'; lr: learning rate",
     ),
+    (
+        "model: {name: DataConsistentMoDL, denoiser: UNet, num_iter: 1000000}\n",
+        "s.yaml:1: model.num_iter: 1e+06 is more than anything is repeated; give 1000 or less",
+    ),
     ("training: {optimizer: {name: Adam, betas: 3}}\n", "s.yaml:1: training.optimizer.betas: wanted a list, got 3"),
     ("training: {scheduler: StepLR}\n", "s.yaml:1: training.scheduler: StepLR needs step_size; add step_size: "),
     (

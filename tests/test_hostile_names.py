@@ -63,6 +63,42 @@ def test_a_spec_in_a_folder_whose_name_is_no_text(inpainting: Path) -> None:
         load_spec(folder / "spec.yaml")
 
 
+LONG = "x" * 300
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", "SPEC", f"data.train.measurements={LONG}.npy"], 3),
+        (["train", "SPEC", f"data.train.measurements={LONG * 20}"], 3),
+        (["train", "SPEC", f"physics.mask={{file: {LONG}.npy}}"], 3),
+        (["train", "SPEC", f"data.train.params={{mask: {LONG}.npy}}"], 3),
+        (["train", "SPEC", "-o", LONG], 3),
+        (["train", f"{LONG}.yaml"], 2),
+        (["train", "--resume", LONG], 4),
+        (["train", "SPEC", "--init-from", LONG], 4),
+        (["check", "SPEC", f"data.train.measurements={LONG}.npy"], 3),
+        (["simulate", "SPEC", "--images", LONG, "-o", "out"], 3),
+        (["simulate", "SPEC", "--images", "test_x.npy", "-o", LONG], 3),
+        (["init", "--from", f"{LONG}.npy"], 3),
+        (["init", "mri", "-o", f"{LONG}.yaml"], 3),
+        (["info", LONG], 4),
+        (["reconstruct", "--ckpt", LONG, "test_y.npy"], 4),
+        (["reconstruct", "--ckpt", "MODEL", f"{LONG}.npy"], 2),
+        (["reconstruct", "--ckpt", "MODEL", "test_y.npy", "--param", f"mask={LONG}.npy"], 3),
+        (["evaluate", "--ckpt", "MODEL", "--measurements", f"{LONG}.npy", "--images", "test_x.npy"], 3),
+        (["evaluate", "--ckpt", "MODEL", "--csv", f"{LONG}.csv"], 3),
+    ],
+)
+def test_names_longer_than_any_file_can_have(model: Path, inpainting: Path, monkeypatch, capfd, arguments: list[str], code: int) -> None:
+    monkeypatch.chdir(inpainting.parent)
+    named = {"SPEC": str(inpainting), "MODEL": str(model)}
+    ended = es([named.get(word, word) for word in arguments])
+    said = capfd.readouterr().err
+    assert ended == code and len(said.splitlines()) <= 10 and LONG[:200] in said and "a fault of es" not in said, said
+
+
 def test_a_spec_without_end(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="more than"):
         load_spec(Path("/dev/zero"))

@@ -20,6 +20,9 @@ WORDS = {
     "array": "an array ({file: PATH})",
     "null": "null",
 }
+# what is done again and again: a spec, which may be a stranger's, sets no machine to work for days before the first step
+REPEATED = {"num_iter", "inner_iter", "outer_iter", "num_cascades", "depth", "num_blocks", "n_layers", "solver_steps", "refine_steps"}
+MOST_REPEATS = 1000
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
 WEIGHTS = "weights"  # a reserved key of every model: the file that its weights are read from
 ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
@@ -135,7 +138,7 @@ def _instead(entry: Entry) -> str:
 
 def _described(parameter: Parameter) -> str:
     meaning = parameter.meaning[:1].lower() + parameter.meaning[1:] if parameter.meaning[1:2].islower() else parameter.meaning
-    return f"add {parameter.name}: {_cut(meaning, 90) or _wanted(parameter, parameter.parts)}"
+    return f"add {parameter.name}: {_cut(meaning, 90) or wanted_in_words(parameter, parameter.parts)}"
 
 
 def _cut(text: str, longest: int) -> str:
@@ -160,7 +163,7 @@ def _check_parameter(entry: Entry, name: str, value: Any, path: str) -> Found:
 
 def _check_weights(parameter: Parameter, value: Any, path: str) -> Found:
     fresh = "null" if parameter.default is None else str(parameter.default).lower()
-    if value == parameter.default and not parameter.required:
+    if value == parameter.default and type(value) is type(parameter.default) and not parameter.required:
         return []
     if names_file(value):
         return []
@@ -201,13 +204,15 @@ def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> F
             )
         ]
     if _fits(parameter, value, kinds):
+        if parameter.name in REPEATED and isinstance(value, (int, float)) and value > MOST_REPEATS:
+            return [(path, f"{value:g} is more than anything is repeated", f"give {MOST_REPEATS} or less")]
         return []
     if isinstance(value, str) and kinds and "str" not in parameter.types:
         if find(value, kinds) is None and (parameter.parts or find(value) is not None):
             return [(path, *_no_such_class(value, kinds))]
         if find(value, kinds) is not None:
             return check(Component(name=value), path, kinds, nested=True)
-    return [(path, f"wanted {_wanted(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
+    return [(path, f"wanted {wanted_in_words(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
 
 
 def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str, kinds: tuple[str, ...]) -> Found:
@@ -215,7 +220,7 @@ def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str,
         found = find(value.name)
         return check(value, path, (found.kind,) if found else ("model",), nested=True)
     if not kinds:
-        return [(path, f"wanted {_wanted(parameter, ())}, got the part {value.name}", _meaning(parameter))]
+        return [(path, f"wanted {wanted_in_words(parameter, ())}, got the part {value.name}", _meaning(parameter))]
     # what the top level of the spec, and the noise model of the physics, say already
     filled = ("mask_generator", "transform", "sigma", "gain") if entry.kind == "loss" else ()
     return check(value, path, kinds, filled, nested=True)
@@ -240,7 +245,8 @@ def _fits(parameter: Parameter, value: Any, kinds: tuple[str, ...]) -> bool:
     return words.get(type(value), "") in types
 
 
-def _wanted(parameter: Parameter, kinds: tuple[str, ...]) -> str:
+def wanted_in_words(parameter: Parameter, kinds: tuple[str, ...]) -> str:
+    """What a parameter takes: parts of these kinds, and plain values."""
     types = [one for one in parameter.types if one in WORDS and not (one == "int" and "float" in parameter.types)]
     words = [ARTICLE.get(kind, f"a {kind}") + f" such as {_example((kind,))}" for kind in kinds] + [
         WORDS[one] for one in types if one != "null"

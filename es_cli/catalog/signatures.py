@@ -26,7 +26,7 @@ def parameters_of(cls: type) -> list[Signature]:
     found: dict[str, Signature] = {}
     taken: set[str] = {"self"}
     for owner in cls.__mro__:
-        if "__init__" not in vars(owner) or not owner.__module__.startswith(LIBRARIES):
+        if "__init__" not in vars(owner) or not owner.__module__.startswith(_libraries(cls)):
             if "__init__" in vars(owner):
                 break
             continue
@@ -45,12 +45,17 @@ def parameters_of(cls: type) -> list[Signature]:
 
 def takes_positional_list(cls: type) -> str | None:
     """The name of `*args` in the class's own signature, where it is more than a way to pass arguments up."""
-    own = next((vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base) and base.__module__.startswith(LIBRARIES)), None)
+    own = next((vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base) and base.__module__.startswith(_libraries(cls))), None)
     if own is None:
         return None
     return next(
         (one.name for one in inspect.signature(own).parameters.values() if one.kind is one.VAR_POSITIONAL and one.name != "args"), None
     )
+
+
+def _libraries(cls: type) -> tuple[str, ...]:
+    """Whose signatures are read: those of the libraries, and of the package that the class itself is from."""
+    return (*LIBRARIES, cls.__module__.partition(".")[0])
 
 
 def _signature(one: inspect.Parameter) -> Signature:

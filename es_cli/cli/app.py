@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import check, evaluate, info, init, listing, reconstruct, reproduce, simulate, train
+from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, reproduce, schema, simulate, train
 from es_cli.cli.console import complain
-from es_cli.errors import DataError, DeviceError, EsError, Fault
+from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory, shortened
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO}  # files are written by the writers, which answer for themselves; this is what is left
 LINES = 10  # of an error; a person reads no more
@@ -67,12 +67,15 @@ class Es(TyperGroup):
             _let_go_of_stdout()
             return 141
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                self._tell([Fault(f"cannot be used: {error.strerror}", shortened(error.filename), "check this name, its permissions and the disk")])
+                return DataError.exit_code
             if isinstance(error, OSError) and error.errno in FULL:
                 self._tell([Fault(f"cannot be written: {error.strerror}", "standard output", "make room, or write to a file elsewhere with -o")])
                 _let_go_of_stdout()
                 return DataError.exit_code
-            if _memory_ran_out(error):
-                self._tell([Fault("the memory is too small", hint="lower training.batch_size, or use another --device")])
+            if out_of_memory(error):
+                self._tell([Fault("the memory is too small", hint=f"lower training.batch_size, {KNOBS}")])
                 return DeviceError.exit_code
             self._tell([Fault(f"{type(error).__name__}: {error}", "this is a fault of es, not yours", "" if self.verbose else "-v shows where it happened")])
             return 1
@@ -95,9 +98,12 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("reproduce")(reproduce.reproduce)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("list")(listing.list_components)
 app.command("init")(init.init)
+app.command("schema")(schema.schema)
 
 
 def _version(wanted: bool) -> None:
@@ -124,6 +130,8 @@ def common(
 ) -> None:
     """Train image-reconstruction networks from measurements alone, with no ground truth, and reconstruct with them.
 
+    es --install-completion lets the shell that it is typed into (bash, zsh or fish) complete commands, components, templates, files and keys of a spec.
+
     \b
     Examples:
       es train examples/configs/quickstart.yaml -o run
@@ -144,6 +152,7 @@ def main() -> None:
     if not sys.warnoptions:
         # what libraries say to programmers; `python -W default -m es_cli` shows it
         warnings.simplefilter("ignore")
+    completion.prepare()
     app(prog_name="es")
 
 
@@ -153,11 +162,6 @@ def _renamed_broken_pipe() -> Iterator[None]:
         yield
     except BrokenPipeError as error:
         raise ReaderHasGone from error
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    """Memory of the machine or of the device; torch is not imported here to ask for its classes."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _let_go_of_stdout() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from es_cli.cli.completion import complete_templates, components_of
 from es_cli.cli.console import answer, complain, quoted
 from es_cli.cli.options import Overwrite, Quiet, Verbose
 from es_cli.errors import UsageError
@@ -18,11 +19,20 @@ STREAM = "-"
 
 
 def init(
-    template: Annotated[str | None, typer.Argument(metavar="TEMPLATE", help="The kind of problem; left out, all are listed.", show_default=False)] = None,
+    template: Annotated[
+        str | None,
+        typer.Argument(metavar="TEMPLATE", help="The kind of problem; left out, all are listed.", show_default=False, autocompletion=complete_templates),
+    ] = None,
     source: Annotated[str | None, typer.Option("--from", metavar="PATH", help="Make the spec from measurements: a file, a folder or a glob.", show_default=False)] = None,
     physics: Annotated[
         str | None,
-        typer.Option("--physics", metavar="NAME", help="With --from: the operator, where the data do not say: Inpainting, Denoising, MRI, Tomography, ...", show_default=False),
+        typer.Option(
+            "--physics",
+            metavar="NAME",
+            help="With --from: the operator, where the data do not say: Inpainting, Denoising, MRI, Tomography, ...",
+            show_default=False,
+            autocompletion=components_of("physics"),
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option("-o", "--out", metavar="FILE", help="The spec; standard output if left out, or -.", show_default=False)] = None,
     overwrite: Overwrite = False,
@@ -31,7 +41,8 @@ def init(
 ) -> None:
     """Write a commented spec to start from: a template, or one made from your data.
 
-    A spec made from data says beside each setting why it is so: which mask, how much noise, what fits into memory.
+    A spec made from data says beside each setting why it is so: which mask, how much noise, what fits into memory. Where es.schema.json lies beside it
+    (see es schema --help), its first line names it to your editor.
 
     \b
     Examples:
@@ -58,8 +69,10 @@ def init(
         answer(text.removesuffix("\n"))
         return
     from es_cli.data.writers import write_bytes
+    from es_cli.spec.starters import MODELINE, SCHEMA
 
-    write_bytes(target, text.encode())
+    head = MODELINE if (target.parent / SCHEMA).is_file() else ""  # an editor complains of a schema that is not there
+    write_bytes(target, f"{head}{text}".encode())
     if not quiet:
         complain(f"wrote {target}; go on with: es train {quoted(target)}", "note: ")
 

@@ -7,25 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from es_cli.cli.console import answer, answer_json, plain
+from es_cli.cli.completion import complete_components_of_kind, complete_kinds_and_components
+from es_cli.cli.console import answer, answer_json, complain, plain
 from es_cli.cli.options import AsJson, Verbose
-from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from es_cli.catalog import Entry, Parameter
-
-IN_WORDS = {"dict": "mapping", "str": "text", "null": "null", "int": "integer", "float": "number", "bool": "true or false", "array": "array or {file: …}"}
+    from es_cli.catalog import Entry
 
 
 def list_components(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="physics, noise, generator, transform, loss, metric, model, optimizer or scheduler; or a name.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One component: its parameters, defaults and meaning.", show_default=False)] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KIND",
+            help="physics, noise, generator, transform, loss, metric, model, optimizer or scheduler; or a name.",
+            show_default=False,
+            autocompletion=complete_kinds_and_components,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="One component: its parameters, defaults and meaning.", show_default=False, autocompletion=complete_components_of_kind),
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a spec can name, one component a line: kind, name, source and meaning, with tabs between.
+    """Say what a spec can name, one component a line: kind, name, source, meaning and parameters, with tabs between.
 
-    With a name, its parameters follow, one a line: name, default, what YAML may hold for it and meaning. Nothing is imported to know that.
+    The source is deepinv, torch, es, or name and version of an installed package that registers the component. Parameters in [brackets] are known from the data.
+    With a name, its parameters follow, one a line: name, default, what may stand there and meaning. torch is imported only where a package registers something.
 
     \b
     Examples:
@@ -33,52 +43,48 @@ def list_components(
       es list model ArtifactRemoval
       es list --json
     """
-    found = chosen(kind, name)
-    one = found[0] if len(found) == 1 and (name is not None or kind == found[0].name) else None
+    from es_cli.catalog import KINDS
+    from es_cli.catalog.listing import check_kind, look_up, nameable
+
+    if kind is not None and name is not None:
+        check_kind(kind)
+    of_kind = kind in KINDS or kind is None
+    if name is None and of_kind:
+        _answer(nameable(kind), as_json)
+        say_what_is_left_out()
+        return
+    entry = look_up(name or str(kind), kind if of_kind else None)
+    _answer([entry], as_json)
+    if not as_json:
+        _answer_parameters(entry)
+
+
+def say_what_is_left_out() -> None:
+    """What packages register and nobody can name: said on standard error, and no reason to stop."""
+    from es_cli.catalog.entries import replaced_by_none
+    from es_cli.catalog.listing import not_loaded
+
+    for entry in not_loaded():
+        complain(f"{entry.name} is left out: {entry.refused}", "note: ")
+    for name in replaced_by_none():
+        complain(f"{name} is left out: es has a component of that name", "note: ")
+
+
+def _answer(found: list[Entry], as_json: bool) -> None:
+    from es_cli.catalog.listing import call
+
     if as_json:
         answer_json({"components": [dataclasses.asdict(entry) for entry in found]})
         return
-    lines = ["\t".join((entry.kind, entry.name, entry.origin, plain(entry.meaning))) for entry in found]
-    if one is not None:
-        lines += ["\t".join((parameter.name, _default(parameter), accepts(parameter), plain(parameter.refused or parameter.meaning))) for parameter in one.parameters]
-    answer("\n".join(lines))
+    for entry in found:
+        answer("\t".join(plain(cell) for cell in (entry.kind, entry.name, entry.origin, entry.meaning, call(entry))))
 
 
-def chosen(kind: str | None, name: str | None) -> list[Entry]:
-    """The components of a kind, all of them for None, or the one of a name. Raises UsageError where there is none."""
-    from es_cli.catalog import KINDS, entries, find, suggest
-    from es_cli.spec.wording import did_you_mean
+def _answer_parameters(entry: Entry) -> None:
+    from es_cli.catalog.listing import accepts, default, givable
 
-    if kind is not None and kind not in KINDS:
-        if name is not None:
-            nearest = did_you_mean(kind, KINDS)
-            raise UsageError(f"there is no kind {kind}", hint=f"did you mean {nearest}?" if nearest else f"kinds are {', '.join(KINDS)}")
-        kind, name = None, kind
-    kinds = None if kind is None else (kind,)
-    if name is None:
-        return [entry for entry in entries(kinds) if entry.refused is None]
-    entry = find(name, kinds)
-    if entry is None:
-        nearest = suggest(name, kinds) or (did_you_mean(name, KINDS) if kind is None else None)
-        raise UsageError(f"there is no {kind or 'component'} {name}", hint=f"did you mean {nearest}?" if nearest else f"es list {kind or ''}".strip() + " names all")
-    if entry.refused is not None:
-        raise UsageError(f"{name} cannot be built from a spec: {entry.refused}", hint=f"es list {entry.kind} names what can")
-    return [entry]
-
-
-def accepts(parameter: Parameter) -> str:
-    """What YAML may hold for a parameter, in words."""
-    if parameter.choices:
-        return " | ".join(parameter.choices)
-    kinds = [IN_WORDS.get(kind, kind) for kind in parameter.types] + [f"a {kind}" for kind in parameter.parts]
-    return " | ".join(kinds) or "anything"
-
-
-def _default(parameter: Parameter) -> str:
-    from es_cli.catalog import CONTEXT_PARAMETERS
-
-    if parameter.refused is not None:
-        return "cannot be given"
-    if not parameter.required:
-        return "null" if parameter.default is None else plain(parameter.default)
-    return "filled in" if parameter.name in CONTEXT_PARAMETERS else "required"
+    for one in givable(entry):
+        answer("\t".join(plain(cell) for cell in (one.name, default(one), accepts(one, entry), one.meaning)))
+    for one in entry.parameters:
+        if one.refused is not None:
+            answer("\t".join(plain(cell) for cell in (one.name, "cannot be given", "", one.refused)))

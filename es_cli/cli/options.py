@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.completion import (
+    complete_checkpoints,
+    complete_devices,
+    complete_overrides,
+    complete_precisions,
+    complete_runs,
+    complete_test_rules,
+)
 from es_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +29,26 @@ def _remember(ctx: typer.Context, verbose: bool) -> bool:
     return verbose
 
 
-Checkpoint = Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Checkpoint = Annotated[
+    Path, typer.Option("--ckpt", metavar="FILE", help="The model.safetensors of a run.", show_default=False, autocompletion=complete_checkpoints)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False, autocompletion=complete_overrides)
+]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the stopped run in this folder.", autocompletion=complete_runs)]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", metavar="FILE", help="Start from the network of another checkpoint.", autocompletion=complete_checkpoints),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", autocompletion=complete_devices)]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="What the network computes in: float32, tf32 (on a GPU), bfloat16 or float16 (on a GPU). The physics stays in float32.")
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="What the network computes in: float32, tf32 (on a GPU), bfloat16 or float16 (on a GPU). The physics stays in float32.",
+        autocompletion=complete_precisions,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on standard error but errors.")]
@@ -47,6 +71,7 @@ TestRule = Annotated[
         help="How images are made, in place of the checkpoint's rule: full (the whole group), one (a single network call), paper (10 splits, each with a "
         "random element), or the keys of test: splits=complementary,folds=5.",
         show_default=False,
+        autocompletion=complete_test_rules,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, instead of a table.")]

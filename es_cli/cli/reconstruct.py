@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from es_cli.cli.believing import Consistent, PartsFolder, Uncertainty
 from es_cli.cli.console import answer, answers_only, calls_in_words, complain, counting, plain
 from es_cli.cli.options import (
     Checkpoint,
@@ -76,6 +77,9 @@ def reconstruct(
     full_paths: FullPaths = False,
     param: Param = None,
     test_rule: TestRule = None,
+    uncertainty: Uncertainty = None,
+    parts: PartsFolder = None,
+    consistent: Consistent = False,
     device: Device = "auto",
     precision: Precision = "float32",
     quiet: Quiet = False,
@@ -87,7 +91,7 @@ def reconstruct(
 
     \b
     Examples:
-      es reconstruct --ckpt m.safetensors y.npy -o x.png
+      es reconstruct --ckpt m.safetensors a.npy -o x.png
       es reconstruct --ckpt m.safetensors a.npy b.npy -o images
       es reconstruct --ckpt m.safetensors scans/ -o images --skip-existing
       es reconstruct --ckpt m.safetensors 'scans/**/*.h5' -o images
@@ -97,27 +101,25 @@ def reconstruct(
       es reconstruct --ckpt m.safetensors 16k.npy --memory 2G -o x.npy
       es reconstruct --ckpt m.safetensors y.npy --param mask=mask.npy
       es reconstruct --ckpt m.safetensors y.npy --test-rule one
+      es reconstruct --ckpt m.safetensors y.npy --uncertainty std.npy
+      es reconstruct --ckpt m.safetensors y.npy --parts parts/ --consistent
       cat y.npy | es reconstruct --ckpt m.safetensors - -o - > x.npy
       cat *.cfl | es reconstruct --ckpt m.safetensors - -o - --format cfl
     """
     files, rule, allowed = named_files(param), read_test_rule(test_rule), None if memory is None else bytes_of(memory)
-
-    from es_cli.serving import outputs
-    from es_cli.serving.inputs import Shard, find_inputs
+    from es_cli.serving.beside import Beside
     from es_cli.serving.limits import Limits
+    from es_cli.serving.outputs import planned
 
-    part = None if shard is None else Shard.read(shard)
-    folder = outputs.check_out(inputs, out)
-    frames, kind = outputs.kinds(form, inputs, out)
-    jobs = outputs.plan(find_inputs(inputs, folder), out, folder, kind)
-    jobs = jobs if part is None else outputs.part_of(jobs, part)
-    left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
-    with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
+    plan = planned(inputs, out, form=form, shard=shard, overwrite=overwrite, skip=skip_existing)
+    beside = Beside(uncertainty, parts, consistent, plan.count > 1, overwrite)
+    with answers_only() as stdout, counting("reconstructing", quiet or plan.count == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
-        request = Request(ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed), strict, floats, not no_provenance, full_paths)
+        made = ckpt, key, parameter_sources(files), device, precision, rule
+        request = Request(*made, plan.folder, plan.shard, plan.frames, overwrite, Limits(axis, allowed), strict, floats, not no_provenance, full_paths, beside)
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
-        outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
+        outcome = reconstruct_all(request, plan.left, plan.done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)
 
 

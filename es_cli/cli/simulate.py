@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from es_cli.cli.console import answer, answers_only, complain, counting, quoted
-from es_cli.cli.options import Overwrite, Quiet, Verbose
+from es_cli.cli.options import Overrides, Overwrite, Quiet, Verbose
 from es_cli.errors import UsageError
 
 
 def simulate(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The folder that is made.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec.", show_default=False)] = None,
+    overrides: Overrides = None,
     images: Annotated[
         str | None,
         typer.Option("--images", metavar="DIR", help="Pictures or arrays: a folder, a file or a glob, in place of all data of the spec; crop, resize and grey are those of its data.train.images."),

@@ -14,6 +14,7 @@ import numpy as np
 
 from es_cli.data.files import reading
 from es_cli.data.formats.base import check_claim
+from es_cli.data.formats.tiffs import open_tiff
 from es_cli.errors import DataError, said
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -136,8 +137,7 @@ def _tiff(path: Path) -> np.ndarray:
     import tifffile
 
     try:
-        # an OME file may name others, wherever they lie
-        with tifffile.TiffFile(path, _multifile=False) as file:
+        with open_tiff(path) as file:
             series = file.series[0]
             check_claim(series.nbytes, path.stat().st_size, str(path))
             if len(file.pages) == 1 and series.dtype == np.uint8:

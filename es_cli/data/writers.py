@@ -20,6 +20,7 @@ from es_cli.data.formats.nifti import write_nifti
 from es_cli.data.formats.tiffs import is_ome, write_ome
 from es_cli.data.formats.zarrs import write_zarr
 from es_cli.data.geometry import Geometry
+from es_cli.data.watched import Watched
 from es_cli.errors import OutputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _write_stream(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geom
     else:
         import h5py
 
-        with h5py.File(file, "w") as held:
+        watched = Watched(file)
+        with watched.telling(), h5py.File(watched, "w") as held:
             held[NAME] = array
             held[NAME].attrs.update({} if geometry is None else geometry.attributes())
 
@@ -168,8 +170,16 @@ def whole_folder(path: Path, ours: Callable[[Path], bool], kind: str) -> Iterato
         # a folder that is not empty cannot be replaced at once
         if path.exists():
             os.replace(path, old)
+            stack.callback(_settle, old, path)
         os.replace(temporary, path)
+
+
+def _settle(old: Path, path: Path) -> None:
+    """The older folder goes where the new one has taken its place, and comes back where it has not."""
+    if path.exists():
         shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.rename(path)
 
 
 def _check_ours(path: Path, ours: Callable[[Path], bool], kind: str) -> None:
@@ -201,11 +211,13 @@ def writing(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path), hint=_remedy(error)) from error
+        what = error.strerror or ("the disk took a part of it only" if error.errno is None else str(error))
+        raise OutputError(f"cannot be written: {what}", where=str(path), hint=_remedy(error)) from error
 
 
 def _remedy(error: OSError) -> str:
-    if error.errno in FULL_DISK:
+    # numpy says without a number how much of an array was written
+    if error.errno in FULL_DISK or error.errno is None:
         return "make room on the disk, or write elsewhere with -o"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "write where you may with -o, or change the folder's permissions"

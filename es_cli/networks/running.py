@@ -17,7 +17,8 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor, nn
 
-from es_cli.errors import DeviceError, Fault, SpecError, UsageError
+from es_cli.errors import DeviceError, Fault, SpecError, UsageError, out_of_memory
+from es_cli.networks.pieces import in_pieces
 from es_cli.spec.schema import PRECISIONS
 
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,6 +40,7 @@ class Running:
     compiled: bool = False
     tell: Callable[[str], None] = lambda text: None
     where: str = "training.precision"
+    pieces: int = 1  # in which a batch goes through a backbone, one after the other
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -66,17 +68,34 @@ class Running:
         """
         if self.as_it_is:
             return network
+        y, found = self._wrap(network, physics, image_shape)
+        if not found and (self.compiled or self.precision in LOW):
+            self._nothing_found(network)
+        if self.precision in LOW:
+            self._try(network, y, physics)
+        return network
+
+    def cut(self, network: nn.Module, physics: Any, image_shape: Sequence[int], pieces: int) -> bool:
+        """Have batches go through the backbones of `network` in `pieces`; whether it has any.
+
+        The gradient is that of the whole batch, but for rounding; layers that normalize by the batch see one piece.
+        """
+        if not any(isinstance(module.__dict__.get("forward"), _Forward) for module in network.modules()) and not self._wrap(network, physics, image_shape)[1]:
+            return False
+        # a compiler may take another way when a piece is computed again, which torch refuses
+        self.give_up_compiling(MemoryError("it takes batches in pieces, as the memory is too small"))
+        self.pieces = pieces
+        return True
+
+    def _wrap(self, network: nn.Module, physics: Any, image_shape: Sequence[int]) -> tuple[Tensor, list[nn.Module]]:
+        """The backbones of `network`, which run like this from now on, and the measurement that they were found by."""
         with torch.no_grad():
             y = physics.A(torch.zeros(1, *image_shape, device=self.device))
         found = backbones(network, y, physics)
         for backbone in found:
             # an instance's own forward leaves class, hooks and names of the module as they are
             backbone.__dict__["forward"] = _Forward(backbone.forward, self)
-        if not found and (self.compiled or self.precision in LOW):
-            self._nothing_found(network)
-        if self.precision in LOW:
-            self._try(network, y, physics)
-        return network
+        return y, found
 
     def give_up_compiling(self, error: Exception) -> None:
         """From now on nothing is compiled; said once."""
@@ -98,7 +117,8 @@ class Running:
                 with self.backwards():
                     image.square().mean().backward()
         except Exception as error:  # compilers raise nearly anything; what is wrong with the network itself comes up again in the first step
-            self.give_up_compiling(error)
+            if not out_of_memory(error):
+                self.give_up_compiling(error)
         network.train(was).zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in network.named_buffers():
@@ -149,7 +169,13 @@ class _Forward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.running.forwards():
-            return _in_float32(self._made(args, kwargs) if self.running.compiled else self.eager(*args, **kwargs))
+            call = self._made if self.running.compiled else self._eager
+            if self.running.pieces == 1:
+                return _in_float32(call(args, kwargs))
+            return _in_float32(in_pieces(call, args, kwargs, self.running.pieces, getattr(self.eager, "__self__", None)))
+
+    def _eager(self, args: Any, kwargs: Any) -> Any:
+        return self.eager(*args, **kwargs)
 
     def _made(self, args: Any, kwargs: Any) -> Any:
         try:
@@ -159,6 +185,8 @@ class _Forward:
                 warnings.simplefilter("ignore")  # what compilers say to programmers
                 return self.compiled(*args, **kwargs)
         except Exception as error:  # compilers raise nearly anything
+            if out_of_memory(error):
+                raise
             made = self.eager(*args, **kwargs)  # which raises what is wrong with the network itself
             self.running.give_up_compiling(error)
             return made

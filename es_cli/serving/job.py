@@ -14,6 +14,7 @@ import numpy as np
 from es_cli.data import writers
 from es_cli.data.piecewise import PiecewiseArray
 from es_cli.errors import DataError, DeviceError, EsError, out_of_memory
+from es_cli.serving.beside import Beside
 from es_cli.serving.events import Advanced, Failed, Listener, Loaded, Remark, Written
 from es_cli.serving.frames import BareFrames, FrameFormat, NpyFrames, read_frames
 from es_cli.serving.guard import Guard, look
@@ -27,6 +28,7 @@ from es_cli.serving.overlap import overlapped
 from es_cli.serving.provenance import Recipe, write_record
 
 if TYPE_CHECKING:
+    from es_cli.examine import Examined
     from es_cli.reconstruct import Reconstructor
     from es_cli.serving.frames import Stream
     from es_cli.spec.schema import ArrayFile, Test
@@ -40,8 +42,8 @@ class Request:
 
     `folder` is the output folder, None where there is none, `shard` the part of all inputs that these are, `frames` the format of arrays on pipes
     (npy, raw, cfl), `overwrite` whether the outputs of a stream may replace files, `limits` which axis counts samples and how much memory there is.
-    `strict` refuses measurements that are unlike those of training. `floats` keeps floats where integer images would be written; `records` says whether the provenance of each output lies beside it, `full_paths` with
-    the paths of files from the root.
+    `strict` refuses measurements that are unlike those of training. `floats` keeps floats where integer images would be written; `records` says
+    whether the provenance of each output lies beside it, `full_paths` with the paths of files from the root. `beside` is what goes beside each image.
     """
 
     ckpt: Path
@@ -59,6 +61,7 @@ class Request:
     floats: bool = False
     records: bool = True
     full_paths: bool = False
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class _Run:
         if request.frames != "npy":
             self.frames = BareFrames(request.frames, self.model.made.operator.measurement)
         if request.records or self.manifest is not None:
-            options = {"precision": request.precision, "axis": request.limits.axis, "memory": request.limits.memory, "floats": request.floats}
+            options = {"precision": request.precision, "axis": request.limits.axis, "memory": request.limits.memory, "floats": request.floats, "consistent": request.beside.consistent}
             self.recipe = Recipe.of(self.model, request.ckpt, request.params, request.test, options, request.full_paths)
         self.params = _read_parameters(request.params)
         self.tell(Loaded(self.model.network_calls, tuple(name for name in self.model.per_sample if name not in self.params)))
@@ -166,7 +169,9 @@ class _Run:
         model, limits, where = self.model, self.request.limits, measured.where
         with _memory(where):
             if is_plain(model, measured.array, limits):
-                return _Made(measured, self._at_once(measured))
+                return self._at_once(measured)
+            if self.request.beside.asked:
+                raise self.request.beside.too_large(where)
             from es_cli.serving.large import reconstruct_large
 
             image, plan = reconstruct_large(
@@ -175,20 +180,28 @@ class _Run:
             )  # fmt: skip
             return _Made(measured, image, {} if plan is None else {"tiles": asdict(plan)})
 
-    def _at_once(self, measured: Measured) -> np.ndarray:
+    def _at_once(self, measured: Measured) -> _Made:
         """The image, after a look at how like training the measurements are, and before one at how well it explains them."""
-        model, where, array = self.model, measured.where, measured.array
-        if not self.guard.typical:
-            return model.reconstruct(array, where, self.params)
-        operator = model.made.operator
-        samples, _ = operator.measurement.arrange(array, where)
-        told = self.guard.measured(samples) if np.isfinite(samples).all() else []
-        if self.request.strict:
-            look(told, where, True, self._remark)
-        image = model.reconstruct(array, where, self.params)
-        told += self.guard.explained(model, samples, operator.image.arrange(image, where)[0], model.fit(self.params, samples))
+        model, where, told = self.model, measured.where, list[str]()
+        layout = model.made.operator.measurement if self.guard.typical else None
+        samples = None if layout is None else layout.arrange(measured.array, where)[0]
+        if samples is not None and np.isfinite(samples).all():
+            told = self.guard.measured(samples)
+            if self.request.strict:
+                look(told, where, True, self._remark)
+        made = self._examined(measured)
+        if samples is not None:
+            images, _ = model.made.operator.image.arrange(made.values(), where)
+            told += self.guard.explained(model, samples, images, model.fit(self.params, samples))
         look(told, where, self.request.strict, self._remark)
-        return image
+        return made
+
+    def _examined(self, measured: Measured) -> _Made:
+        beside = self.request.beside
+        if not beside.asked:
+            return _Made(measured, self.model.reconstruct(measured.array, measured.where, self.params))
+        found = beside.examine(self.model, measured, self.params)
+        return _Made(measured, found.image, examined=found)
 
     def _remark(self, text: str) -> None:
         self.tell(Remark(text))
@@ -199,6 +212,8 @@ class _Run:
     def _write(self, job: Job, made: _Made) -> None:
         """Write one image, with the geometry of its measurements where both have a place for it, and what is said about it."""
         target, measured = job.target, made.measured
+        if made.examined is not None:
+            self.request.beside.write(made.examined, measured, target, self._remark)
         if target is None:
             self.frames.write(self.stdout, made.values())
             return
@@ -227,11 +242,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Made:
-    """An image, in memory or in a file, of what was measured; `happened` is what its record says about how it was made."""
+    """An image, in memory or in a file, of what was measured; `happened` is what its record says about how it was made, `examined` what is to be
+    written beside it, None: nothing."""
 
     measured: Measured
     image: np.ndarray | PiecewiseArray
     happened: dict[str, Any] = field(default_factory=dict)
+    examined: Examined | None = None
 
     def values(self) -> np.ndarray:
         return self.image.read() if isinstance(self.image, PiecewiseArray) else self.image

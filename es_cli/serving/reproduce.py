@@ -13,6 +13,7 @@ import numpy as np
 from es_cli.checkpoint import installed_versions
 from es_cli.data.readers import open_array
 from es_cli.errors import CheckpointError, DataError, UsageError
+from es_cli.serving.beside import Beside
 from es_cli.serving.events import Listener
 from es_cli.serving.inputs import STREAM, Input
 from es_cli.serving.job import Request, reconstruct_all
@@ -72,7 +73,7 @@ def reproduce(
         test = None if options["test"] is None else read_rule(str(options["test"]), "options.test")
         request = Request(
             checkpoint, record["input"].get("key"), given, device or str(options["device"]), str(options["precision"]), test,
-            limits=limits, floats=bool(options["floats"]), records=keep is not None,
+            limits=limits, floats=bool(options["floats"]), records=keep is not None, beside=Beside(consistent=bool(options.get("consistent"))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"this is no record of es: {error!r:.100}", where=str(record_path(output)), hint="it is damaged") from error

@@ -172,6 +172,10 @@ class Data(Section):
     test: Pair | None = Field(default=None, description="{measurements: FILE, images: FILE}")
     scale: str | float = Field(default="none", description="none, per-sample, or the number that measurements are divided by")
 
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        default="stop", description="what a sample that cannot be read, or is not finite, does to training: stop, or skip: another takes its place"
+    )
+
     @field_validator("validation", mode="plain")
     @classmethod
     def _validation(cls, raw: Any, info: ValidationInfo) -> float | Pair:
@@ -286,7 +290,7 @@ def _default_optimizer() -> Component:
 class Training(Section):
     """How long, how fast, and when to stop."""
 
-    epochs: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="passes over the training data")
+    epochs: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="passes over the training data; 100 where no steps are given")
     steps: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="optimizer steps, in place of epochs")
     batch_size: Annotated[Whole, Field(gt=0)] = Field(default=8, description="samples in one step")
     optimizer: PartField = Field(default_factory=_default_optimizer, description="an optimizer of torch, such as {name: AdamW, lr: 5e-4}")
@@ -313,6 +317,9 @@ class Training(Section):
         description="of the network alone: tf32 (float32, its products in TF32 on a GPU), float32, bfloat16 (slow on most CPUs), float16 (on a GPU)",
     )
     compile: Flag = Field(default=False, description="whether the network is compiled; where that cannot be, it runs as it is")
+    deterministic: Flag = Field(
+        default=False, description="whether the same run gives the same bytes on a GPU too, which is slower; on a CPU it does without"
+    )
     preview: Flag = Field(default=True, description="whether preview pictures are written")
 
     @model_validator(mode="before")

@@ -8,6 +8,8 @@ from es_cli.errors import UsageError
 
 FOLDER = Path(__file__).parent / "templates"
 NAMED = "spec.yaml"  # what the first line of a starter calls the file
+SCHEMA = "es.schema.json"  # what the help of `es schema` calls its file
+MODELINE = f"# yaml-language-server: $schema={SCHEMA}\n"  # an editor reads the file's name there, relative to the spec
 
 
 def starters() -> dict[str, str]:

@@ -13,13 +13,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from es_cli.data.measurements import Measurements
-
 SHARE = 0.25  # of the free memory of a device that one data set may take
 AHEAD = 2  # batches that are read before they are needed
 CHUNK = 1 << 26  # bytes that are copied at once
 
 Batch = tuple[Tensor, Tensor | None, dict[str, Tensor]]
+
+
+class Readable(Protocol):
+    """What is read from the disk: batches of samples, and how many there are; `shapes` is None where all have one."""
+
+    @property
+    def shapes(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> Batch: ...
 
 
 class Batches(Protocol):
@@ -31,7 +38,7 @@ class Batches(Protocol):
 class Kept:
     """A data set that lies on a device whole; a batch is gathered there."""
 
-    def __init__(self, data: Measurements, device: torch.device) -> None:
+    def __init__(self, data: Readable, device: torch.device) -> None:
         self.device, count = device, len(data)
         first = data.batch(range(min(2, count)))
         size = max(1, CHUNK // max(1, _bytes_of_one(first)))
@@ -60,7 +67,7 @@ class Kept:
 class Ahead:
     """Batches of the steps from the one that is asked for to `last`, a few of which are read before they are needed, by a thread."""
 
-    def __init__(self, data: Measurements, positions: Callable[[int], Sequence[int]], last: int, device: torch.device) -> None:
+    def __init__(self, data: Readable, positions: Callable[[int], Sequence[int]], last: int, device: torch.device) -> None:
         self.data, self.positions, self.last, self.device = data, positions, last, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="es-reader")
         self._read: dict[int, Future[Batch]] = {}
@@ -95,7 +102,7 @@ class Feed:
 
 @contextmanager
 def feeding(
-    train: Measurements, held_out: Measurements, positions: Callable[[int], Sequence[int]], last: int, device: torch.device
+    train: Readable, held_out: Readable, positions: Callable[[int], Sequence[int]], last: int, device: torch.device
 ) -> Iterator[Feed]:
     """The feed of a training to step `last` on `device`; `positions` says which samples of `train` a step sees.
 
@@ -114,7 +121,7 @@ def feeding(
         yield Feed(ahead.get, kept_out or held_out, ahead.settle)
 
 
-def keep(data: Measurements, device: torch.device, room: int | None = None) -> Kept | None:
+def keep(data: Readable, device: torch.device, room: int | None = None) -> Kept | None:
     """`data` on the device, None where they take more than `room` bytes, by default a share of its free memory, or differ in shape."""
     if room is None:
         room = int(SHARE * torch.cuda.mem_get_info(device)[0])

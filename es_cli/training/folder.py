@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from es_cli import catalog
@@ -16,6 +17,7 @@ from es_cli.training.lock import LOCK, FolderLock
 
 SPEC, MARK = "spec.yaml", "environment.json"  # the mark: written when training starts, and no user's file is called so beside a spec
 RUNS = Path("runs")
+TEMPORARY = ".*.tmp"  # what a file is called until it is whole
 # what is kept of test data that were simulated: one file of each, or a folder where samples differ in size
 TEST_DATA = tuple(f"data/test_{name}{end}" for name in ("x", "y", *catalog.OF_PHYSICS, *catalog.LEVELS) for end in (".npy", "/[0-9]*.npy"))
 # all that a run writes; whatever else lies in its folder is not ours to delete
@@ -119,8 +121,12 @@ def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> 
 
 
 def _holds_a_run(path: Path) -> bool:
-    """Whether a run was started here, or claimed the folder and got no further; a folder of a user's own spec and data is none."""
-    return (path / MARK).is_file() or (path.is_dir() and {entry.name for entry in path.iterdir()} - {LOCK} == {SPEC})
+    """Whether a run was started here, or claimed the folder and got no further, or nothing is here; a folder of a user's own spec and data is none."""
+    if (path / MARK).is_file() or not path.is_dir():
+        return path.is_dir()
+    # one that was killed while it claimed the folder may have left no more than the beginning of a file
+    names = {entry.name for entry in path.iterdir() if not fnmatch(entry.name, TEMPORARY)} - {LOCK}
+    return names <= {SPEC}
 
 
 def _made(name: str, explicit: Path | None) -> Path:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
 from es_cli.data.batches import Epochs, in_order, steps_per_epoch
+from es_cli.data.damaged import Samples
 from es_cli.data.measurements import Measurements
-from es_cli.errors import Diverged, Fault, SpecError
+from es_cli.errors import DataError, Diverged, Fault, SpecError
 from es_cli.experiment import Experiment
 from es_cli.networks.freezing import freeze
 from es_cli.networks.running import Running
@@ -23,11 +25,12 @@ from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
-from es_cli.training.feeding import Batch, Batches, feeding
+from es_cli.training.feeding import Batch, Batches, Feed, feeding
+from es_cli.training.memory import with_room
 from es_cli.training.readback import Readback
 from es_cli.training.schedule import build_optimizer, end_of_schedule, multiply_rate, parts_of
 from es_cli.training.state import Progress, Snapshot, Tally, TrainingState
-from es_cli.training.stepping import make_step
+from es_cli.training.stepping import make_step, short_of_memory
 
 TOO_MANY = 5  # steps in a row that are not finite
 BACK_OFF = 0.5  # what the learning rate is multiplied by then
@@ -98,36 +101,25 @@ def fit(
     epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
     made = Readback(device)
     good = good or state.snapshot()
-    with feeding(experiment.train, experiment.validation, epochs.positions, steps, device) as feed:
+    read = _Read(experiment, state)
+    with feeding(read.train, read.held_out, epochs.positions, steps, device) as feed:
         state.network.train()
         while not (reason := ended(spec, state.progress, steps)):
             if _validation_due(state.progress, steps, every):
                 feed.settle()
-                try:
-                    yield from _validate(experiment, shadow, state, feed.held_out, device, resting)
-                except Diverged as error:
-                    yield go_back(state, good, spec, error.fault.what)
-                else:
-                    state.progress.tally = Tally()
-                    held = state.snapshot()
-                    good = held if held.good else good
-                    yield Resting(held)
+                good = yield from _validated(experiment, shadow, state, feed.held_out, device, resting, good)
+                yield from read.news()
                 state.network.train()
                 continue
-            started = time.perf_counter()
-            step = state.progress.step + 1
-            visit = Visit(spec.seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-            one = make_step(experiment, state, step, visit, feed.get(step), ask=made.at_once == 1)
-            made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
-            state.step_schedule(step)
-            state.progress.step = step
+            yield from _stepped(experiment, state, epochs, feed, made)
+            yield from read.news()
             yield from _told(state, made, wait=_validation_due(state.progress, steps, every))
             rests = resting()
             if rests:
                 yield from _told(state, made, wait=True)
             if state.progress.skipped_in_row >= TOO_MANY:
                 made.forget()
-                yield go_back(state, good, spec, f"neither loss nor gradient of {TOO_MANY} steps in a row up to step {step} is finite")
+                yield go_back(state, good, spec, f"neither loss nor gradient of {TOO_MANY} steps in a row is finite")
             elif rests:
                 yield Resting(state.snapshot())
     progress = state.progress
@@ -135,16 +127,70 @@ def fit(
     yield Stopped(progress.step, reason, progress.best_step, progress.best_loss)
 
 
+def _stepped(experiment: Experiment, state: TrainingState, epochs: Epochs, feed: Feed, made: Readback) -> Iterator[Event]:
+    """One step more. Where its batch cannot be read the state can be saved first: the file may come back."""
+    started = time.perf_counter()
+    step, seed = state.progress.step + 1, experiment.spec.seed
+    try:
+        batch = feed.get(step)
+    except DataError:
+        yield from _told(state, made, wait=True)
+        yield Resting(state.snapshot())
+        raise
+    visit = Visit(seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
+    one = yield from with_room(experiment, state, len(batch[0]), lambda: make_step(experiment, state, step, visit, batch, ask=made.at_once == 1))
+    made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
+    state.step_schedule(step)
+    state.progress.step = step
+
+
+def _validated(
+    experiment: Experiment, objective: Objective, state: TrainingState, held_out: Batches, device: torch.device, resting: Callable[[], bool], good: Snapshot
+) -> Generator[Event, None, Snapshot]:
+    """A validation, after which the state can be saved; gives the state to go back to from now on."""
+    try:
+        yield from _validate(experiment, objective, state, held_out, device, resting)
+    except Diverged as error:
+        yield go_back(state, good, experiment.spec, error.fault.what)
+        return good
+    except DataError:
+        yield Resting(state.snapshot())
+        raise
+    state.progress.tally = Tally()
+    now = state.snapshot()
+    yield Resting(now)
+    return now if now.good else good
+
+
+class _Read:
+    """The data of a training, and what is found to be damaged in them."""
+
+    def __init__(self, experiment: Experiment, state: TrainingState) -> None:
+        data, known = experiment.spec.data, state.progress.bad
+        skip = data is not None and data.on_bad_sample == "skip"
+        self.state = state
+        self.train = Samples(experiment.train, skip, known.get("train", ()))
+        self.held_out = Samples(experiment.validation, skip, known.get("validation", ()))
+
+    def news(self) -> Iterator[Note]:
+        """What was found since this was asked last; the state remembers it."""
+        for name, samples in (("train", self.train), ("validation", self.held_out)):
+            while samples.news:
+                yield Note(samples.news.popleft())
+            if samples.bad:
+                self.state.progress.bad[name] = sorted(samples.bad)
+
+
 def go_back(state: TrainingState, good: Snapshot, spec: Spec, why: str) -> Note:
     """Make `state` what it was at `good`, under a lower learning rate, and say so. Raises Diverged where that was done often enough."""
-    times, skipped, at = state.progress.backoffs + 1, state.progress.skipped, state.progress.step
+    times, skipped, at, bad = state.progress.backoffs + 1, state.progress.skipped, state.progress.step, state.progress.bad
     if times > spec.training.backoffs:
         tried = f", and a lower learning rate was tried {times - 1} times" if times > 1 else ""
         raise Diverged(f"training diverged at step {at}: {why}{tried}", hint="lower the learning rate, or set training.gradient_clip: 1.0")
     state.restore(good)
     progress = state.progress
     multiply_rate(state.optimizer, state.scheduler, BACK_OFF ** (times - progress.backoffs))
-    progress.backoffs, progress.skipped, progress.skipped_in_row = times, skipped, 0
+    progress.backoffs, progress.skipped, progress.skipped_in_row, progress.bad = times, skipped, 0, bad
     rate = state.optimizer.param_groups[0]["lr"]
     return Note(f"step {at}: {why}; training goes back to step {progress.step} with {BACK_OFF} times the learning rate, now {rate:.3g} ({times} of {spec.training.backoffs} times)")
 
@@ -190,7 +236,7 @@ def _validate(
         if resting():
             yield Resting(state.snapshot())
         raw = batches.batch(positions, device)
-        loss, psnr = _held_out(experiment, objective, positions, raw)
+        loss, psnr = yield from with_room(experiment, state, len(positions), partial(_held_out, experiment, objective, positions, raw))
         losses.append(loss)
         psnrs += psnr
     loss = float(torch.cat(losses).double().mean())
@@ -206,14 +252,15 @@ def _validate(
 
 @torch.no_grad()
 def _held_out(experiment: Experiment, objective: Objective, positions: list[int], raw: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The held-out loss of each sample of a batch (B,), and their PSNR (B,) where there is ground truth, else nothing."""
+    """The held-out loss of each sample of a batch (B,), and their PSNR (B,) where there is ground truth, else nothing. Raises NoRoom."""
     spec, network = experiment.spec, objective.network
-    y, x, physics, scale = experiment.reconstruction.in_units(*raw)
     seeds = [stream_seed(spec.seed, "validation-split", key) for key in experiment.validation.keys(positions)]
     network.eval()
     torch.manual_seed(seeds[0])
-    loss = objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale)
-    return loss, [] if x is None else [_psnr(experiment, network, raw)]
+    with short_of_memory():
+        y, x, physics, scale = experiment.reconstruction.in_units(*raw)
+        loss = objective.held_out(y, physics, seeds, x if experiment.objective.needs_ground_truth else None, scale)
+        return loss, [] if x is None else [_psnr(experiment, network, raw)]
 
 
 def _psnr(experiment: Experiment, network: nn.Module, batch: Batch) -> Tensor:

@@ -16,8 +16,8 @@ from es_cli.training.events import Validated
 from es_cli.training.state import Progress
 
 JSON_LINES, TABLE = "metrics.jsonl", "metrics.csv"
-COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib", "skipped_steps", "backoffs")
-LATER = {"peak_memory_mib", "skipped_steps", "backoffs"}  # columns that runs of older versions lack
+COLUMNS = ("step", "epoch", "loss", "lr", "validation_loss", "validation_psnr", "best", "samples_per_second", "peak_memory_mib", "skipped_steps", "backoffs", "bad_samples")
+LATER = {"peak_memory_mib", "skipped_steps", "backoffs", "bad_samples"}  # columns that runs of older versions lack
 
 
 class Metrics:
@@ -50,6 +50,7 @@ class Metrics:
             "peak_memory_mib": memory,
             "skipped_steps": progress.skipped,
             "backoffs": progress.backoffs,
+            "bad_samples": sum(map(len, progress.bad.values())),
         }
         # a step that was gone back over is told about once
         self.rows = [*(old for old in self.rows if old["step"] < event.step), row]

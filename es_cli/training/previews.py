@@ -12,6 +12,7 @@ import torch
 
 from es_cli import figures
 from es_cli.data.batches import in_order
+from es_cli.data.damaged import Samples
 from es_cli.experiment import Experiment
 from es_cli.splitting.averaging import ONE_CALL
 from es_cli.training.state import TrainingState
@@ -45,7 +46,8 @@ class Previews:
     def _panels(self, state: TrainingState, full: bool) -> dict[str, Any]:
         data, made = self.experiment.validation, self.experiment.reconstruction
         positions = next(in_order(data, SAMPLES))
-        y, x, params = data.batch(positions, self.device)
+        skip = self.experiment.spec.data is not None and self.experiment.spec.data.on_bad_sample == "skip"
+        y, x, params = Samples(data, skip, state.progress.bad.get("validation", ())).batch(positions, self.device)
         network = state.evaluated
         network.eval()
         image = replace(made, network=network)(y, None if full else ONE_CALL, max_batch=8, params=params)

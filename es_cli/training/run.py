@@ -19,22 +19,22 @@ from es_cli import catalog
 from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array, write_bytes
-from es_cli.errors import CheckpointError, Diverged, OutputError, said
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Diverged, EsError, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
-from es_cli.spec.document import to_dict, to_yaml
+from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
-from es_cli.training.changes import Change, read_run
+from es_cli.training.calibrating import calibrate_checkpoint
+from es_cli.training.changes import Change, Reopened, check_same, described, reopen
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
-from es_cli.training.lock import FolderLock
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
 from es_cli.training.runtime import machine, peak_memory, resolve_device
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
 from es_cli.training.typical import Typical
 
@@ -63,21 +63,23 @@ def train(
     init_from: Path | None = None,
     until: float | None = None,
     on_event: Listener = lambda event: None,
+    on_built: Callable[[Experiment], None] = lambda experiment: None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
     `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
-    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
-    with the state saved.
+    `time.monotonic`, None: when it is finished. `on_built` is shown everything that will be trained, and leaves it as it is. Raises any EsError,
+    the folder then being given up; Interrupted after a signal or at that time, with the state saved.
     """
     with ExitStack() as stack:
         stack.callback(folder.release)
         try:
             where = resolve_device(device)
-            stack.enter_context(machine(where))
+            stack.enter_context(machine(where, spec.training.deterministic))
             experiment = build_experiment(spec, where)
             if init_from is not None:
                 _start_from(experiment, init_from)
+            on_built(experiment)
             run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
         except BaseException:
             folder.give_up()
@@ -88,26 +90,31 @@ def train(
 
 
 def resume(
-    run_dir: Path, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
+    run_dir: Path | Reopened, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
 ) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` as in `train`. Raises Interrupted as it does, CheckpointError
-    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
+    `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
+    run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
+    go on with a change, UsageError where another process trains in it.
     """
-    read_run(run_dir, changes)
+    run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
     with ExitStack() as stack:
-        lock = FolderLock(run_dir).take()
-        stack.callback(lock.release)
-        before, spec, changed = read_run(run_dir, changes)
+        stack.callback(run.release)
         where = resolve_device(device)
-        stack.enter_context(machine(where))
-        experiment = build_experiment(spec, where)
-        states = StateFiles(run_dir)
-        snapshot, good = _found(run_dir, states, lambda text: on_event(Note(text)))
-        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
-        run = _Run(experiment, Keeper(run_dir, lock), states, where, on_event, until, horizon)
-        return run.go_on(snapshot, good, changed)
+        stack.enter_context(machine(where, run.spec.training.deterministic))
+        experiment = build_experiment(run.spec, where)
+        states = StateFiles(run.path)
+        snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
+        if snapshot is not None:
+            try:
+                check_same(snapshot.described.get("spec"), described(experiment.resolved))
+            except ValueError as error:
+                raise unreadable(snapshot.path or states.newest, error) from error
+            _check_samples(snapshot.described.get("samples"), experiment)
+        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
+        going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
+        return going.go_on(snapshot, good, run.changes)
 
 
 def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
@@ -117,6 +124,17 @@ def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tu
         tell("this run was stopped before its first state was saved: it starts anew")
         return None, None
     return states.read(tell)
+
+
+def _samples(experiment: Experiment) -> str:
+    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
+
+
+def _check_samples(begun: Any, experiment: Experiment) -> None:
+    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
+    if begun is not None and begun != _samples(experiment):
+        what = f"this run was begun with {begun!s:.80}, and there are {_samples(experiment)} now"
+        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -147,6 +165,8 @@ class _Run:
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running, horizon)
+        self.described = self.state.spec = described(experiment.resolved)
+        self.state.samples = _samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.typical = Typical(experiment, device)
         self.saver = Saver(self.note)
@@ -164,10 +184,7 @@ class _Run:
         """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
         self.good = good
         if snapshot is not None:
-            try:
-                self.state.restore(snapshot)
-            except UNREADABLE as error:
-                raise unreadable(self.states.newest, error) from error
+            self.state.restore(snapshot)
         progress, spec = self.state.progress, self.experiment.spec
         self.metrics.resume(progress.step)
         if progress.done and ended(spec, progress, self.steps):
@@ -199,6 +216,14 @@ class _Run:
             try:
                 for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
                     self._consume(event)
+            except OutputError:
+                raise
+            except DataError as error:
+                self.saver.finish()
+                data = self.experiment.spec.data
+                without = "" if data is not None and data.on_bad_sample == "skip" else ", or with data.on_bad_sample=skip without it"
+                hint = f"{error.fault.hint}; the state is saved, and es train --resume goes on once it is mended{without}"
+                raise DataError(error.fault.what, where=error.fault.where, hint=hint) from error
             except Diverged as error:
                 self.saver.finish()
                 progress = self.state.progress
@@ -243,6 +268,7 @@ class _Run:
         if isinstance(event, Stopped):
             self._save(Resting(self.state.snapshot()))
             self.saver.finish()
+            self._calibrate()
 
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
@@ -284,11 +310,7 @@ class _Run:
         tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
         tensors = {key: value.detach().cpu().clone() for key, value in tensors.items()}
         tensors.update(experiment.operator.arrays)
-        # weights that a spec named as a file are in the tensors by now; its path would say where they lay
-        resolved = experiment.resolved
-        losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
-        described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
-        scale = (described.pop("data") or {}).get("scale", "none")
+        data = experiment.resolved.data
         measurement = {
             "shape": list(experiment.operator.measurement.shape),
             "image_shape": list(experiment.operator.image.shape),
@@ -299,19 +321,30 @@ class _Run:
         measurement["typical"] = self.typical.spans(self.state.evaluated)
         if experiment.operator.image.free:
             measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
-        metadata = Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step})
+        scale = "none" if data is None else data.scale
+        metadata = Metadata(self.described, scale, measurement, {"loss": event.loss, "step": event.step})
         return lambda: save_checkpoint(self.model, metadata, tensors)
 
     def _preview(self, last: bool) -> None:
         try:
             path = self.previews.draw(self.state, self.metrics.rows, last)
-        except OutputError as error:
+        except (OutputError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, OutputError) and not out_of_memory(error):
+                raise
             if not self._complained:
-                self.note(f"no preview: {error.fault.where}: {error.fault.what}")
+                why = f"{error.fault.where}: {error.fault.what}" if isinstance(error, OutputError) else said(error)
+                self.note(f"no preview: {why}")
             self._complained = True
             return
         if path is not None:
             self.tell(Previewed(path))
+
+    def _calibrate(self) -> None:
+        """The run is finished and saved: whatever goes wrong here costs the error bars and nothing else."""
+        try:
+            calibrate_checkpoint(self.model, self.experiment, self.device)
+        except (EsError, *LIBRARY_ERRORS) as error:
+            self.note(f"no error bars: {said(error)}")
 
     def _average(self) -> torch.nn.Module | None:
         spec, experiment = self.experiment.spec, self.experiment

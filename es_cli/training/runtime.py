@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from es_cli.errors import DeviceError
+from es_cli.errors import DeviceError, said
 from es_cli.networks.running import tensor_float_32
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,24 +32,46 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def machine(device: torch.device) -> Iterator[None]:
+def machine(device: torch.device, deterministic: bool = False) -> Iterator[None]:
     """The settings of this process for a training on `device`; afterwards they are what they were.
 
     On a CPU each of several processes takes its share of the cores. On a GPU convolutions are tried out for each new shape and the fastest way is
-    kept, and nothing runs in TF32 but what `Running` says: the physics is in full float32. Raises DeviceError.
+    kept, and nothing runs in TF32 but what `Running` says: the physics is in full float32. `deterministic`: whatever torch computes twice is the same
+    twice, and nothing is tried out. Raises DeviceError.
     """
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     share = threads_of_one(threads, os.environ)
     if share != threads:
         torch.set_num_threads(share)
     try:
-        torch.backends.cudnn.benchmark = device.type == "cuda"
-        with full_float32(device):
+        torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+        with full_float32(device), reproducible() if deterministic else contextlib.nullcontext():
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
         if share != threads:
             torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Only operations of torch that give the same result each time; afterwards as before. Raises DeviceError for one that has no such way."""
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(WORKSPACE)
+    cudnn = torch.backends.cudnn.deterministic
+    os.environ.setdefault(WORKSPACE, ":4096:8")  # what cuBLAS wants, before its first product
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise DeviceError(said(error), where="training.deterministic", hint="leave training.deterministic out, or use --device cpu") from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.deterministic = cudnn
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
 
 
 def full_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from es_cli.errors import CheckpointError, OutputError
+from es_cli.training.folder import TEMPORARY
 from es_cli.training.state import Snapshot, read_snapshot
 
 FOLDER, MODEL, STATE = "folder", "model.safetensors", "state"
@@ -157,6 +158,6 @@ class StateFiles:
 def clear_away(run_dir: Path) -> None:
     """Remove what a run that was killed had begun to write; nobody else writes here."""
     for folder in (run_dir, run_dir / STATE, run_dir / "previews", run_dir / "data"):
-        for left in folder.glob(".*.tmp"):
+        for left in folder.glob(TEMPORARY):
             with suppress(OSError):
                 left.unlink()

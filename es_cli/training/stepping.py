@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from es_cli.errors import out_of_memory, said
 from es_cli.experiment import Experiment
 from es_cli.splitting.folds import Visit
 from es_cli.streams import stream_seed
 from es_cli.training.feeding import Batch
 from es_cli.training.state import TrainingState
+
+
+class NoRoom(Exception):
+    """The memory is too small for what was tried, which changed nothing."""
+
+
+@contextmanager
+def short_of_memory() -> Iterator[None]:
+    """Where the memory is too small for the block, NoRoom is what it raises."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise NoRoom(said(error)) from error
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,7 @@ def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Vi
     """One step of the optimizer, left out where the loss or the gradient is not finite.
 
     `ask`: whether the host may ask the device how it went. Where it may not, since it would wait until the device has caught up, one kernel
-    decides for Adam, AdamW and SGD; other optimizers get a gradient of zero instead.
+    decides for Adam, AdamW and SGD; other optimizers get a gradient of zero instead. Raises NoRoom.
     """
     spec = experiment.spec
     y, x, physics, scale = experiment.reconstruction.in_units(*batch)
@@ -35,7 +53,14 @@ def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Vi
     torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
     before = _Before(state)
     state.optimizer.zero_grad(set_to_none=True)
-    loss, terms = experiment.objective(y, physics, seed, x, scale, visit)
+    try:
+        with short_of_memory():
+            loss, terms = experiment.objective(y, physics, seed, x, scale, visit)
+            with state.running.backwards():
+                (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+    except NoRoom:
+        before.undo()
+        raise
     sound = _descend(state, loss, spec.training.gradient_clip, ask)
     before.bring_back(sound)
     if state.average is not None and spec.training.ema is not None and (not ask or bool(sound)):
@@ -52,6 +77,12 @@ class _Before:
         self.held = [buffer.clone() for buffer in self.buffers]
 
     @torch.no_grad()
+    def undo(self) -> None:
+        """As it was. Takes no memory, of which there may be none."""
+        for buffer, held in zip(self.buffers, self.held, strict=True):
+            buffer.copy_(held)
+
+    @torch.no_grad()
     def bring_back(self, sound: Tensor) -> None:
         """As it was, unless `sound`."""
         for buffer, held in zip(self.buffers, self.held, strict=True):
@@ -59,22 +90,28 @@ class _Before:
 
 
 def _descend(state: TrainingState, loss: Tensor, clip: float | None, ask: bool) -> Tensor:
-    """One step of the optimizer; whether it was made, a bool. Gradients of float16 that overflow are the scaler's, which leaves the step out too."""
+    """One step of the optimizer along the gradient; whether it was made, a bool. Gradients of float16 that overflow are the scaler's, which leaves the step out too."""
     optimizer, scaler = state.optimizer, state.scaler
-    with state.running.backwards():
-        (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = None
     if clip is not None:
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-    if scaler is not None:
-        scaler.step(optimizer)
-        scaler.update()
-        return torch.isfinite(loss.detach())
-    if norm is None:
-        norm = nn.utils.get_total_norm([p.grad for p in state.network.parameters() if p.grad is not None])
-    sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+    with state.stepping():
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+            return torch.isfinite(loss.detach())
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in state.network.parameters() if p.grad is not None])
+        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        _step(state, sound, ask)
+    return sound
+
+
+def _step(state: TrainingState, sound: Tensor, ask: bool) -> None:
+    """The step itself, where it is `sound`."""
+    optimizer = state.optimizer
     if ask:
         if bool(sound):
             optimizer.step()
@@ -87,7 +124,6 @@ def _descend(state: TrainingState, loss: Tensor, clip: float | None, ask: bool) 
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~sound, 0)
         optimizer.step()
-    return sound
 
 
 @torch.no_grad()

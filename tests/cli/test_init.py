@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from inspecting_folders import coil_maps, columns, kspace, noise, phased, pixels, rough, save
+from jsonschema import Draft7Validator
 from problems import es, train_in
 
 from es_cli.catalog import load_spec
+from es_cli.catalog.json_schema import json_schema
 from es_cli.errors import UsageError
 from es_cli.inspecting.look import KINDS, look
 from es_cli.inspecting.recipe import draft
 from es_cli.spec.starters import read_starter, starters
+from es_cli.spec.yaml_reader import read_yaml
 
 NAMES = ("inpainting", "mri", "multicoil-mri", "ct", "cs", "denoising", "demosaicing")
 QUICK = ["training.steps=2", "training.batch_size=2", "training.validate_every=2", "training.preview=false"]
@@ -118,6 +121,16 @@ def test_from_data_the_spec_names_files_from_where_it_lies(tmp_path: Path, capsy
     assert str(tmp_path / "data" / "measurements.npy") in captured.out and captured.err == ""
 
 
+def test_a_spec_from_data_passes_the_check_as_it_stands(tmp_path: Path, capsys: Any) -> None:
+    mask = columns(32, 4, 3)
+    save(tmp_path, train_y=kspace(phased(8, 32), 0.05) * mask)
+    spec = tmp_path / "spec.yaml"
+    assert es(["init", "--from", str(tmp_path), "-o", str(spec)]) == 0
+    capsys.readouterr()
+    assert es(["check", str(spec), "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["good", "overall"]
+
+
 def test_what_was_guessed_is_noted_on_standard_error(tmp_path: Path, capsys: Any) -> None:
     save(tmp_path, pictures=rough(6, 16))
     assert es(["init", "--from", str(tmp_path)]) == 0
@@ -206,3 +219,17 @@ def test_a_template_and_a_look_at_data_load_no_torch(python: Any, tmp_path: Path
     assert not {"torch", "deepinv", "numpy", "yaml"} & set(python(code, "init", "mri").stderr.decode().split("LOADED ")[1].split())
     done = python(code, "init", "--from", "y.npy")
     assert done.stdout.startswith(b"# Go on") and not {"torch", "deepinv"} & set(done.stderr.decode().split("LOADED ")[1].split())
+
+
+def test_a_schema_beside_the_spec_is_named_in_its_first_line_for_editors(tmp_path: Path, capsys: Any) -> None:
+    save(tmp_path, y=rough(6, 16) * pixels(16, 0.5))
+    (tmp_path / "far").mkdir()
+    (tmp_path / "es.schema.json").write_text("{}")
+    for number, arguments in enumerate((["mri"], ["--from", str(tmp_path / "y.npy")])):
+        assert es(["init", *arguments, "-o", str(tmp_path / f"{number}.yaml")]) == 0
+        first, second, *_ = (tmp_path / f"{number}.yaml").read_text().splitlines()
+        assert first == "# yaml-language-server: $schema=es.schema.json" and second.startswith("# Go on with: ")
+        assert not list(Draft7Validator(json_schema()).iter_errors(read_yaml((tmp_path / f"{number}.yaml").read_text(), "spec").value))
+    assert es(["init", "mri", "-o", str(tmp_path / "far" / "spec.yaml")]) == 0
+    assert "yaml-language-server" not in (tmp_path / "far" / "spec.yaml").read_text()
+    assert load_spec(tmp_path / "1.yaml").physics.name == "Inpainting"

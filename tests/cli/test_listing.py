@@ -21,6 +21,12 @@ def test_every_component_that_can_be_built_has_its_line():
     assert {kind for kind, *_ in lines} == set(KINDS)
 
 
+def test_a_line_holds_parameters_with_what_is_known_from_the_data_in_brackets():
+    lines = {line.split("\t")[1]: line.split("\t") for line in run("noise").stdout.splitlines()}
+    assert lines["GaussianNoise"][4] == "sigma=0.1"
+    assert "[img_size], mask=null" in run("physics", "Inpainting").stdout.splitlines()[0]
+
+
 def test_a_kind_lists_itself_alone():
     lines = run("noise").stdout.splitlines()
     assert {line.split("\t")[0] for line in lines} == {"noise"}
@@ -48,3 +54,12 @@ def test_json_holds_what_the_lines_say():
 def test_a_mistyped_word_is_answered_with_the_nearest(arguments, hint):
     result = run(*arguments)
     assert result.exit_code == 2 and f"did you mean {hint}?" in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [(("physics", "GaussianNoise"), "GaussianNoise is no physics, but a noise; es list noise GaussianNoise"), (("LPIPS",), "cannot be built from a spec")],
+)
+def test_what_is_of_another_kind_or_cannot_be_built_is_said(arguments, what):
+    result = run(*arguments)
+    assert result.exit_code == 2 and what in result.stderr and not result.stdout

@@ -9,6 +9,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -259,3 +260,14 @@ def test_what_unpacks_is_known_beforehand() -> None:
         assert unpacks_to(bytes(codec.encode(values)), 100) == len(values)
     assert unpacks_to(bytes(numcodecs.Zstd().encode(bytes(70_000))), 0) == 70_000
     assert unpacks_to(b"plain numbers", 100) == 13
+
+
+def test_pages_that_follow_each_other_in_a_circle(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), np.uint16), metadata=None)
+    held = bytearray((tmp_path / "a.tif").read_bytes())
+    start = struct.unpack_from("<I", held, 4)[0]
+    count = struct.unpack_from("<H", held, start)[0]
+    struct.pack_into("<I", held, start + 2 + 12 * count, start + 8)  # the middle of a tag, from where tifffile counts pages without end
+    (tmp_path / "a.tif").write_bytes(held)
+    with suppress(DataError):
+        assert open_array(tmp_path / "a.tif").shape[-2:] == (8, 8)

@@ -99,3 +99,33 @@ def test_memory_on_cuda_is_what_was_allocated_there():
     before = peak_memory(device)
     held = torch.empty(64, 2**18, device=device)
     assert peak_memory(device) == pytest.approx(before + len(held), abs=1)
+
+
+def deterministic_settings():
+    return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_deterministic_is_set_for_the_time_of_a_training(device):
+    before = deterministic_settings()
+    with machine(torch.device(device), deterministic=True):
+        assert deterministic_settings() == (True, True, ":4096:8") and not torch.backends.cudnn.benchmark
+    assert deterministic_settings() == before
+
+
+def test_an_operation_that_has_no_deterministic_way_is_exit_5_and_named():
+    with pytest.raises(DeviceError, match="does not have a deterministic implementation") as refused, machine(torch.device("cpu"), deterministic=True):
+        raise RuntimeError("upsample_backward does not have a deterministic implementation, but you set ...")
+    assert refused.value.fault.where == "training.deterministic" and refused.value.exit_code == 5
+    with pytest.raises(RuntimeError, match="of ours"), machine(torch.device("cpu"), deterministic=True):
+        raise RuntimeError("a fault of ours")
+
+
+def test_on_a_cpu_deterministic_training_computes_the_same(inpainting):
+    from es_cli.checkpoint import load_checkpoint
+
+    on, seen = load_spec(inpainting, ["training.deterministic=true"]), []
+    model = train_in(inpainting.parent / "on", on, on_event=lambda event: seen.append(torch.are_deterministic_algorithms_enabled()))
+    plain = train_in(inpainting.parent / "off", load_spec(inpainting))
+    assert all(seen) and not torch.are_deterministic_algorithms_enabled()
+    assert all(torch.equal(value, load_checkpoint(plain).tensors[name]) for name, value in load_checkpoint(model).tensors.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -61,7 +60,7 @@ def test_what_cannot_be_written_for_a_while_is_written_later_and_nothing_else_ch
 
 
 @pytest.mark.parametrize("name", ["next.safetensors", "model.safetensors"])
-def test_a_result_that_cannot_be_saved_even_at_the_end_is_exit_3_and_the_last_good_one_stays(inpainting, full, name, capfd):
+def test_a_result_that_cannot_be_saved_even_at_the_end_is_exit_3_and_the_last_good_one_stays(inpainting, full, name, capfd, saved_at_once):
     spec = load_spec(inpainting, ["training.steps=60", "training.validate_every=30"])  # the second validation is the better one
     whole = train_in(inpainting.parent / "whole", spec)
     folder = inpainting.parent / "run"
@@ -133,12 +132,11 @@ def test_a_folder_that_was_removed_is_made_again(inpainting, at):
     resume(folder, device="cpu")
 
 
-def test_a_folder_that_another_run_has_taken_meanwhile_is_left_to_it(inpainting):
+def test_a_folder_that_another_run_has_taken_meanwhile_is_left_to_it(inpainting, saved_at_once):
     folder, taken = inpainting.parent / "run", []
 
     def take(event):
         if isinstance(event, Step) and event.step == 4:
-            time.sleep(0.3)  # nothing is being written any more
             shutil.rmtree(folder)
             taken.append(claim(load_spec(inpainting, ["seed=9"]), folder))
 

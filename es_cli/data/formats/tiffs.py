@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +27,7 @@ def tiff_geometry(path: Path) -> Geometry | None:
     """
     import tifffile
 
-    with decoding(path), tifffile.TiffFile(path, _multifile=False) as file:
+    with decoding(path), open_tiff(path) as file:
         series = file.series[0]
         if file.ome_metadata is not None:
             size = _ome_size(tifffile.xml2dict(file.ome_metadata))
@@ -38,6 +40,17 @@ def tiff_geometry(path: Path) -> Geometry | None:
         axes = (*leading, "y", "x", *(["c"] if "S" in series.axes else []))
         spacing = tuple(size.get(axis, 0.0) for axis in axes)
         return Geometry("tiff", str(series.dtype), axes, spacing if any(spacing) else None)
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """A TIFF by tifffile, its pages counted."""
+    import tifffile
+
+    # an OME file may name others, wherever they lie
+    with tifffile.TiffFile(path, _multifile=False) as file:
+        len(file.pages)  # or else pages that follow each other in a circle would never end
+        yield file
 
 
 def write_ome(file: IO[bytes], array: np.ndarray, geometry: Geometry) -> None:

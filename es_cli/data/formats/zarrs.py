@@ -132,13 +132,20 @@ def write_zarr(folder: Path, path: Path, array: np.ndarray, geometry: Geometry |
     """Write an array to an empty folder, a chunk for each sample, with what is known of its geometry. `path` is its name in messages."""
     zarr = imported("zarr", path, writing=True)
     values = np.asarray(array)
-    zarr.create_array(
+    held = zarr.create_array(
         store=zarr.storage.LocalStore(folder),
-        data=values,
-        chunks=(1, *values.shape[1:]) if values.ndim > 1 else "auto",
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(1, *values.shape[1:]) if values.ndim > 1 else values.shape,
         dimension_names=None if geometry is None else geometry.axes,
         attributes=None if geometry is None else geometry.attributes(),
     )
+    # one after another: of several at once, zarr goes on to write the others after one has failed, and they would be left behind
+    if values.ndim > 1:
+        for number, sample in enumerate(values):
+            held[number] = sample
+    else:
+        held[...] = values
 
 
 def _checked_store(zarr: Any, store: Any, path: Path) -> Any:

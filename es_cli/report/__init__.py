@@ -1,0 +1,1 @@
+"""Runs → one page that needs nothing else, and the same numbers as JSON."""
