@@ -109,30 +109,23 @@ def reconstruct(
       cat *.cfl | es reconstruct --ckpt m.safetensors - -o - --format cfl
     """
     files, rule, allowed = named_files(param), read_test_rule(test_rule), None if memory is None else bytes_of(memory)
-
-    from es_cli.serving import outputs
     from es_cli.serving.beside import Beside
-    from es_cli.serving.inputs import Shard, find_inputs
     from es_cli.serving.limits import Limits
+    from es_cli.serving.outputs import check_identifiers, planned
 
-    part = None if shard is None else Shard.read(shard)
-    folder = outputs.check_out(inputs, out)
-    frames, kind = outputs.kinds(form, inputs, out)
-    jobs = outputs.plan(find_inputs(inputs, folder), out, folder, kind)
-    jobs = jobs if part is None else outputs.part_of(jobs, part)
-    beside = Beside(uncertainty, parts, consistent, len(jobs) > 1, overwrite)
-    left, done = outputs.to_do(jobs, out is not None, overwrite, skip_existing)
+    plan = planned(inputs, out, form=form, shard=shard, overwrite=overwrite, skip=skip_existing)
+    beside = Beside(uncertainty, parts, consistent, plan.count > 1, overwrite)
     if keep_identifiers:
-        outputs.check_identifiers(left)
-    with answers_only() as stdout, counting("reconstructing", quiet or len(jobs) == 1) as on_progress:
+        check_identifiers(plan.left)
+    with answers_only() as stdout, counting("reconstructing", quiet or plan.count == 1) as on_progress:
         from es_cli.serving.job import Request, reconstruct_all
 
         request = Request(
-            ckpt, key, parameter_sources(files), device, precision, rule, folder, part, frames, overwrite, Limits(axis, allowed),
+            ckpt, key, parameter_sources(files), device, precision, rule, plan.folder, plan.shard, plan.frames, overwrite, Limits(axis, allowed),
             strict=strict, floats=floats, records=not no_provenance, full_paths=full_paths, beside=beside, identified=keep_identifiers,
         )  # fmt: skip
         show = _shown(stdout, on_progress, quiet, explain=verbose or rule is not None or sys.stderr.isatty())
-        outcome = reconstruct_all(request, left, done, stdout=stdout.buffer, tell=show)
+        outcome = reconstruct_all(request, plan.left, plan.done, stdout=stdout.buffer, tell=show)
     _end(outcome, quiet)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from es_cli.data.files import suffix_of
 from es_cli.data.writers import INSTEAD, SUFFIXES
 from es_cli.errors import UsageError
-from es_cli.serving.inputs import STREAM, Input, Shard, is_many
+from es_cli.serving.inputs import STREAM, Input, Shard, find_inputs, is_many
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as file systems have it
 ADDED = 5  # bytes of the longest suffix that is added to the name of an output, for what is said about it
@@ -40,6 +40,32 @@ class Job:
         if self.target is None or number == 1:
             return self
         return Job(self.input, self.target.with_name(f"stdin-{number}{ENDING}{suffix_of(self.target)}"), self.within)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a command line asks for: the output folder, None where there is none, the shard, the format of frames on pipes, the jobs that are left and
+    those that are done."""
+
+    folder: Path | None
+    shard: Shard | None
+    frames: str
+    left: list[Job]
+    done: list[Job]
+
+    @property
+    def count(self) -> int:
+        return len(self.left) + len(self.done)
+
+
+def planned(arguments: Sequence[str], out: str | None, *, form: str | None, shard: str | None, overwrite: bool, skip: bool) -> Planned:
+    """All that is known before the network is loaded. Raises UsageError and DataError for what cannot be."""
+    part = None if shard is None else Shard.read(shard)
+    folder = check_out(arguments, out)
+    frames, kind = kinds(form, arguments, out)
+    jobs = plan(find_inputs(arguments, folder), out, folder, kind)
+    left, done = to_do(jobs if part is None else part_of(jobs, part), out is not None, overwrite, skip)
+    return Planned(folder, part, frames, left, done)
 
 
 def is_folder(out: str | None, arguments: Sequence[str]) -> bool:

@@ -142,7 +142,8 @@ def _command(held: dict[str, Any]) -> list[str]:
     parameters = [f"{name}={_in_words(one)}" for name, one in held["parameters"].items()]
     words = {"--key": held["input"].get("key"), "--test-rule": options["test"], **{f"--{name}": options.get(name) for name in ("precision", "axis", "memory")}}
     said = [word for name, value in words.items() if value is not None for word in (name, str(value))]
-    return ["es", "reconstruct", "--ckpt", held["checkpoint"]["file"], held["input"]["file"], "-o", held["output"]["file"], *said, *(word for one in parameters for word in ("--param", one))]
+    flags = [flag for flag, name in (("--float", "floats"), ("--consistent", "consistent")) if options.get(name)]
+    return ["es", "reconstruct", "--ckpt", held["checkpoint"]["file"], held["input"]["file"], "-o", held["output"]["file"], *said, *flags, *(word for one in parameters for word in ("--param", one))]
 
 
 def _in_words(source: str | dict[str, Any]) -> str:

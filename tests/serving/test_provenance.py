@@ -77,6 +77,12 @@ def test_outputs_are_made_again(model, capfd, name):
     assert f"{name}: the same, " in capfd.readouterr().out and Path(name).read_bytes() == before
 
 
+def test_what_was_moved_to_agree_with_its_measurements_is_so_again(model, capfd):
+    assert run("test_y.npy", "-o", "x.npy", "--consistent") == run("test_y.npy", "-o", "plain.npy") == 0
+    assert "--consistent" in record("x.npy")["command"] and not np.array_equal(np.load("x.npy"), np.load("plain.npy"))
+    assert es(["reproduce", "x.npy"]) == 0 and "byte for byte" in capfd.readouterr().out
+
+
 def test_the_output_of_a_folder_is_made_again_elsewhere(model, capfd):
     assert run("test_y.npy", "train_y.npy", "-o", "images") == 0
     Path("images").rename("moved")
