@@ -30,7 +30,7 @@ from es_cli.without_truth import NAMES
 
 OUT = Path(__file__).resolve().parent / "results" / "ranking.json"
 SAID = Path(__file__).resolve().parents[1] / "es_cli" / "judging" / "ranking.json"
-STEPS = {"inpainting64": (15, 30, 60, 120, 240), "mri64": (10, 30, 90)}
+STEPS = {"inpainting64": (15, 30, 60, 120, 240), "mri64": (10, 30, 90, 240)}
 NARROWER = {"inpainting64": "model.backbone_net.channels_per_scale=[12,24,48]", "mri64": "model.denoiser.channels_per_scale=[8,16,32]"}
 
 

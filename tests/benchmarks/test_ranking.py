@@ -43,11 +43,13 @@ def test_a_number_is_trusted_only_where_it_ranked_every_task_in_the_same_and_the
         "held_out_mse": {"a": 0.9},
         "residual_std": {"a": -0.9, "b": 0.9},
         "consistency": {"a": -0.9, "b": -0.8},
-        "residual_mean": {"a": -0.9, "b": -0.7},
+        "residual_mean": {"a": -0.9, "b": -0.5},
+        "residual_lines": {"a": -0.9, "b": -0.7},
     }
     monkeypatch.setattr(without_truth, "ranking", lambda: measured)
     assert without_truth.trust("held_out_nrmse") == "ranks networks (-0.90 on a, -0.85 on b)"
-    assert without_truth.trust("consistency").startswith("ranks networks")
+    assert without_truth.trust("consistency").startswith("ranks networks (")
+    assert without_truth.trust("residual_lines").startswith("ranks networks roughly (")
     for name in ("held_out_mse", "residual_std", "residual_mean"):
         assert without_truth.trust(name).startswith("does not rank networks")
 
