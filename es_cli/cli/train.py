@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_cli.cli.company import company, place_of_this
 from es_cli.cli.console import answer, quoted
 from es_cli.cli.options import Device, InitFrom, Overrides, Overwrite, Quiet, Resume, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
@@ -29,6 +32,10 @@ def train(
         str | None, typer.Option("--max-time", metavar="TIME", help="Stop in time by itself, with the state saved: 23h30m, 45m, 1d, or 23:30:00.", show_default=False)
     ] = None,
     device: Device = "auto",
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", min=1, help="Train on N processes of this machine, each with a GPU of its own where there are any.", show_default=False)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", metavar="M", min=1, help="Train on M machines, on which srun or torchrun starts es.", show_default=False)] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -44,31 +51,60 @@ def train(
       es train --resume run --max-time 23h30m
       es train --resume run training.steps=4000 training.optimizer.lr=1e-4
       es train spec.yaml --init-from run/model.safetensors
+      es train spec.yaml --devices 2
+      torchrun --nproc-per-node 2 -m es_cli train spec.yaml
     """
     until = None if max_time is None else time.monotonic() + seconds_of(max_time)
     if resume is not None:
         spec, overrides = _all_changes(spec, overrides)
     _check(spec, out, overwrite, resume, init_from)
-    loaded = _load(spec, overrides)
-    if resume is not None:
-        _check_changes(resume, overrides or [])
-    # the folder is claimed before torch is imported: a name that is taken is answered at once
-    folder = None if loaded is None else _claim(loaded, out, overwrite)
-    with TrainingDisplay(quiet, verbose) as display:
-        run = _core(folder)
-        try:
-            if loaded is not None and folder is not None:
-                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display)
-            else:
-                assert resume is not None
-                model = run.resume(resume, overrides or [], device=device, until=until, on_event=display)
-        except run.Interrupted as stop:
-            display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
-            raise typer.Exit(stop.exit_code) from None
-        display.say(f"checkpoint: {model}")
-        if display.preview is not None:
-            display.say(f"preview:    {display.preview}")
-        display.say(f"try next:   {_next_command(loaded, model)}")
+    started = [*([] if spec is None else [str(spec)]), *(overrides or [])]
+    for name, value in {"--resume": resume, "--init-from": init_from, "--max-time": max_time, "--device": device, "--devices": devices}.items():
+        started += [] if value is None else [f"{name}={value}"]
+    with place_of_this(devices, nodes) as place:
+        loaded = _load(spec, overrides)
+        if resume is not None:
+            _check_changes(resume, overrides or [])
+        # the folder is claimed before torch is imported: a name that is taken is answered at once
+        folder = None if loaded is None or not (place is None or place.leads) else _claim(loaded, out, overwrite)
+        with company(place, ["train", *started], device, folder) as processes, TrainingDisplay(quiet or not processes.writes, verbose) as display:
+            given = {"device": device, "until": until, "on_event": display, "processes": processes}
+            model = _train(loaded, folder, init_from, display, given) if resume is None else _resume(resume, overrides or [], display, given)
+            if processes.writes:
+                _tell(loaded, model, display)
+
+
+def _train(spec: Spec | None, folder: RunFolder | None, init_from: Path | None, display: TrainingDisplay, given: dict[str, Any]) -> Path:
+    from es_cli.training import run
+
+    assert spec is not None
+    with _stopping(display):
+        return run.train(spec, folder, init_from=init_from, **given)
+
+
+def _resume(run_dir: Path, changes: list[str], display: TrainingDisplay, given: dict[str, Any]) -> Path:
+    from es_cli.training import run
+
+    with _stopping(display):
+        return run.resume(run_dir, changes, **given)
+
+
+@contextlib.contextmanager
+def _stopping(display: TrainingDisplay) -> Iterator[None]:
+    from es_cli.training.run import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
+        raise typer.Exit(stop.exit_code) from None
+
+
+def _tell(spec: Spec | None, model: Path, display: TrainingDisplay) -> None:
+    display.say(f"checkpoint: {model}")
+    if display.preview is not None:
+        display.say(f"preview:    {display.preview}")
+    display.say(f"try next:   {_next_command(spec, model)}")
     answer(str(model))
 
 
@@ -111,17 +147,6 @@ def _claim(spec: Spec, out: Path | None, overwrite: bool) -> RunFolder:
     from es_cli.training.folder import claim
 
     return claim(spec, out, overwrite)
-
-
-def _core(folder: RunFolder | None) -> Any:
-    """The module that trains. Importing torch takes seconds, in which Ctrl-C must not leave a folder that cannot be resumed."""
-    try:
-        from es_cli.training import run
-    except BaseException:
-        if folder is not None:
-            folder.give_up()
-        raise
-    return run
 
 
 def _next_command(spec: Spec | None, model: Path) -> str:
