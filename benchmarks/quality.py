@@ -81,7 +81,7 @@ def run(task: Path, method: str, seed: int, steps: int) -> dict:
         started = time.perf_counter()
         model = _output(command)
         seconds = time.perf_counter() - started
-        summary = json.loads(_output([sys.executable, "-m", "es_cli", "evaluate", "--ckpt", model.strip(), "--json", "-q"]))
+        summary = json.loads(_output([sys.executable, "-m", "es_cli", "evaluate", "--ckpt", model.strip(), "--json", "-q", "--metrics-only"]))
     scores = {name: value["mean"] for name, value in summary["metrics"].items()}
     baselines = {who: {name: value["mean"] for name, value in values.items()} for who, values in summary["baselines"].items()}
     return {"seconds": round(seconds, 1), "network_calls": summary["network_calls"], "steps": steps, **scores, "baselines": baselines}

@@ -48,7 +48,7 @@ def run_es(task: Path, steps: int, changes: Sequence[str]) -> Run:
     with tempfile.TemporaryDirectory() as scratch:
         train = ["train", str(CONFIGS / f"{task.name}.yaml"), *arrays, f"training.steps={steps}", *changes, "-q", "-o", f"{scratch}/run"]
         model, wall = _output([sys.executable, "-m", "es_cli", *train])
-        printed, evaluation = _output([sys.executable, "-m", "es_cli", "evaluate", "--ckpt", model.strip(), "--json", "-q"])
+        printed, evaluation = _output([sys.executable, "-m", "es_cli", "evaluate", "--ckpt", model.strip(), "--json", "-q", "--metrics-only"])
     summary = json.loads(printed)
     found = {"wall": wall, "evaluation": evaluation, "psnr": summary["metrics"]["PSNR"]["mean"], "adjoint": summary["baselines"]["adjoint"]["PSNR"]["mean"]}
     return {"who": "es", "steps": steps, "changes": list(changes), **found, "network_calls": summary["network_calls"]}

@@ -36,6 +36,12 @@ def said(error: BaseException, longest: int = 200) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def shortened(path: object, longest: int = 300) -> str:
+    """A path for a message: its beginning where it is longer than any that one would want to read."""
+    text = str(path)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 # what can be turned where the memory is too small for one sample
 KNOBS = "make the network smaller (fewer channels or iterations), crop the data, try training.precision: bfloat16, or another --device"
 # how CUDA, torch's allocators on Linux and on Windows, cuBLAS and cuDNN say it

@@ -23,19 +23,20 @@ from es_cli.building.sides import build_consistency
 from es_cli.building.sizes import sized, with_sizes
 from es_cli.catalog import EQUIVARIANT_SPLITTING, side_of
 from es_cli.data.batches import ends_of_each
+from es_cli.data.damaged import Samples
 from es_cli.data.measurements import Measurements, hold_out
 from es_cli.errors import KNOBS, DeviceError, Fault, SpecError, out_of_memory
 from es_cli.networks.fitting import check_network
 from es_cli.networks.memory import channels_last
 from es_cli.spec.schema import Component, Pair, Spec
-from es_cli.splitting.averaging import TestRule, average, images_at_once
+from es_cli.splitting.averaging import Averaged, TestRule, average, images_at_once, moments
 from es_cli.splitting.consistency import Consistency
 from es_cli.splitting.group import Batch, Group, named_group
 from es_cli.splitting.masks import Splitter
 from es_cli.splitting.noise import rescaled
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import with_parameters
-from es_cli.splitting.virtual import virtual_operator, with_noise
+from es_cli.splitting.virtual import split_operator, virtual_operator, with_noise
 from es_cli.streams import stream_seed
 
 SHAPES_TRIED = 16  # of the samples of a data set, before training
@@ -90,23 +91,45 @@ class Reconstruction:
 
         At most `max_batch` images go through the network at once, fewer where they are large (B at least).
         """
-        physics = self.physics_of(y, params or {})
-        scale = self.scaling.of(y, physics)
-        scaled, scaled_physics = self.scaling.apply(scale, y, physics)
-        noise = None if self.consistency is None else self.consistency.noise(scaled_physics, scale)
+        arguments, scale = self.arguments(y, self.physics_of(y, params or {}), rule, max_batch)
         with torch.inference_mode():
-            x = average(
-                self.network, scaled, scaled_physics, rule or self.rule, self.group, self.splitter,
-                consistency=self.consistency, noise=noise, seed=self.seed,
-                max_batch=images_at_once(sized(self.operator, tuple(y.shape[1:])).image.shape, max_batch),
-            )  # fmt: skip
+            x = average(**arguments)
         return x if scale is None else x * _per_sample(scale, x)
+
+    def moments(
+        self, y: Tensor, rule: TestRule | None = None, max_batch: int = 32, params: Mapping[str, Tensor] | None = None
+    ) -> Averaged:
+        """What calling this gives, and the variance of the passes around it, in the user's units squared: at no further network call."""
+        arguments, scale = self.arguments(y, self.physics_of(y, params or {}), rule, max_batch)
+        with torch.inference_mode():
+            found = moments(**arguments)
+        if scale is None:
+            return found
+        size = _per_sample(scale, found.mean)
+        return Averaged(found.mean * size, found.variance * size.square())
+
+    def arguments(
+        self, y: Tensor, physics: Any, rule: TestRule | None = None, max_batch: int = 32, mask: Tensor | None = None
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """What `average`, `moments` and `passes` take for measurements y (B, …) of `physics`, and the scale (B,) of what they give, None: 1.
+
+        `mask` M₁ (B, …) keeps a part of the measurement from the network, None: it is given all. The scale is that of the whole y in each case,
+        as in training.
+        """
+        scale = self.scaling.of(y, physics)
+        scaled, inside = self.scaling.apply(scale, y, physics)
+        noise = None if self.consistency is None else self.consistency.noise(inside, scale)
+        if mask is not None:
+            scaled, inside = mask * scaled, split_operator(inside, mask, scaled)
+        size = images_at_once(sized(self.operator, tuple(y.shape[1:])).image.shape, max_batch)
+        given = {"network": self.network, "y": scaled, "physics": inside, "rule": rule or self.rule, "group": self.group, "splitter": self.splitter}
+        return {**given, "consistency": self.consistency, "noise": noise, "seed": self.seed, "max_batch": size}, scale
 
     def physics_of(self, y: Tensor, params: Mapping[str, Tensor]) -> Any:
         """The operator of measurements y (B, …): of their size, with the parameters that they have of their own."""
         return with_parameters(sized(self.operator, tuple(y.shape[1:])).physics, params)
 
-    def batch(self, data: Measurements, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
+    def batch(self, data: Measurements | Samples, positions: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor | None, Any, Tensor | None]:
         """y (B, …), x (B, C, H, W) or None, and the operator with the parameters of these samples, in the units in which the network works; and
         the scale (B,) that they were divided by, None where nothing is scaled."""
         return self.in_units(*data.batch(positions, device))
@@ -151,7 +174,7 @@ def build_experiment(spec: Spec, device: torch.device) -> Experiment:
     stack = as_samples(open_samples(source.images if pictures else source.measurements, pictures, spec.seed, scan=scan), spec.physics, pictures)
     operator = build_sampled_operator(spec.physics, source, stack, pictures, spec.seed)
     scaling = _scaling(spec, operator)
-    train = open_measurements(source, operator, spec.seed, "train", stack)
+    train = open_measurements(source, operator, spec.seed, "train", stack, scan)
     if isinstance(spec.data.validation, Pair):
         validation = open_measurements(spec.data.validation, operator, spec.seed, "validation", scan=scan)
     else:
@@ -179,23 +202,23 @@ def _check_parts(
 ) -> None:
     """SpecError where the network or a loss fails on one of the shapes of the data: on all of them, or on `SHAPES_TRIED` from the smallest
     to the largest. DeviceError where the memory is too small for one sample."""
-    found: dict[tuple[int, ...], tuple[Measurements, list[int]]] = {}
+    found: dict[tuple[int, ...], tuple[Samples, list[int], bool]] = {}
+    skip = spec.data is not None and spec.data.on_bad_sample == "skip"
     for data in [part for part in (train, validation, test) if part is not None]:
         for ends in ends_of_each(data):
-            found.setdefault(data.shape_at(ends[0]), (data, ends))
+            found.setdefault(data.shape_at(ends[0]), (Samples(data, skip and data is not test), ends, data is not test))
     shapes = sorted(found, key=lambda shape: (math.prod(shape), shape))
     count = min(len(shapes), SHAPES_TRIED)
     for shape in [shapes[round(i * (len(shapes) - 1) / max(1, count - 1))] for i in range(count)]:
-        data, ends = found[shape]
+        samples, ends, losses = found[shape]
         # training cuts what two samples have no room for
-        if not _check_shape(spec, objective, made, data, ends, device, data is not test) and not (
-            len(ends) > 1 and _check_shape(spec, objective, made, data, ends[:1], device, data is not test)
-        ):
+        tried = [ends] if len(ends) == 1 else [ends, ends[:1]]
+        if not any(_check_shape(spec, objective, made, samples, positions, device, losses) for positions in tried):
             raise DeviceError(f"the memory is too small for one sample, an image of shape {shape}", where=str(device), hint=KNOBS)
 
 
 def _check_shape(
-    spec: Spec, objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device, losses: bool
+    spec: Spec, objective: Objective, made: Reconstruction, data: Samples, positions: Sequence[int], device: torch.device, losses: bool
 ) -> bool:
     """Whether the memory is large enough to tell. Raises SpecError where the network, or if `losses` one of these, fails on samples."""
     try:
@@ -209,7 +232,7 @@ def _check_shape(
     return True
 
 
-def _check_network(made: Reconstruction, data: Measurements, positions: Sequence[int], device: torch.device) -> None:
+def _check_network(made: Reconstruction, data: Samples, positions: Sequence[int], device: torch.device) -> None:
     """SpecError where the network cannot be trained on batches of the shape that these samples have: found now, not at the first step."""
     y, _, physics, _ = made.batch(data, positions, device)
     g = Batch(made.group.draw(1, made.seed))
@@ -217,7 +240,7 @@ def _check_network(made: Reconstruction, data: Measurements, positions: Sequence
 
 
 def _check_losses(
-    objective: Objective, made: Reconstruction, data: Measurements, positions: Sequence[int], spec: Spec, device: torch.device
+    objective: Objective, made: Reconstruction, data: Samples, positions: Sequence[int], spec: Spec, device: torch.device
 ) -> None:
     """SpecError where a loss cannot be computed: for two samples, as some networks and noise levels go with one only."""
     y, x, physics, scale = made.batch(data, positions[: spec.training.batch_size], device)

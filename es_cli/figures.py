@@ -13,8 +13,11 @@ import numpy as np
 from es_cli.data.writers import write_bytes
 
 TRUTH = "ground truth"
+MARK = {"Software": "es"}  # in every picture, so that it is known for one that may be replaced
 INK, HELD_OUT, BEST, INFORMS = "#333333", "#1f77b4", "#d62728", "#2ca02c"
 DOTS_PER_INCH = 110
+MOST_ROWS = 8
+VISIBLE = 0.01  # of what is seen best, from which on a place counts as seen
 BRIGHTEST = 99.5  # percentile of the last panel that is shown white
 
 
@@ -41,6 +44,34 @@ def preview(path: Path, panels: Mapping[str, np.ndarray]) -> None:
     _save(figure, path)
 
 
+def parts(path: Path, images: Mapping[str, np.ndarray], error_bar: np.ndarray | None = None) -> None:
+    """One row for each sample: the image and the parts that it is the sum of, by title, arrays (n, C, H, W), in one grey window from 0, signs left out.
+
+    The first is the whole. Below each is its share of the whole's energy. `error_bar` is shown from 0 to its 99.5th percentile, which is
+    written below it; None: not at all. Raises OutputError.
+    """
+    rows, columns = min(MOST_ROWS, len(next(iter(images.values())))), len(images) + (error_bar is not None)
+    figure = _figure(2.3 * columns, 2.45 * rows + 0.2)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        shown = {title: np.abs(as_picture(array[row])) for title, array in images.items()}
+        whole = next(iter(shown.values()))
+        for column, (title, image) in enumerate(shown.items()):
+            share = float((image**2).sum() / max(float((whole**2).sum()), np.finfo(np.float32).tiny))
+            _panel(axes[row][column], image / white_of(whole), title if row == 0 else "", f"{share:.0%} of the energy")
+        if error_bar is not None:
+            bar = _size(error_bar[row])
+            _panel(axes[row][-1], bar / white_of(bar), "error bar" if row == 0 else "", f"white: {white_of(bar):.2g}", "inferno")
+    _save(figure, path)
+
+
+def _panel(axis: Any, image: np.ndarray, title: str, below: str, colours: str = "gray") -> None:
+    axis.imshow(np.clip(image, 0, 1), cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=10, color=INK)
+    axis.set_xlabel(below, fontsize=9, color=INK)
+
+
 def progress(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Loss in training and held-out loss over the steps, from the rows of metrics.jsonl, the best one marked; PSNR below, where it is known.
 
@@ -56,6 +87,48 @@ def progress(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axes[1].grid(alpha=0.3)
     axes[-1].set_xlabel("step")
     _save(figure, path)
+
+
+def maps(path: Path, panels: Mapping[str, np.ndarray], where: str) -> None:
+    """How well each place is seen, from 0 to 1, by title: pictures (H, W) in one colour scale, or profiles (n,) over 180° as lines in one plot.
+
+    `where` says what places are: "pixels", "k-space" or "angles". Raises OutputError.
+    """
+    if all(values.ndim == 1 for values in panels.values()):
+        _save(_profiles(panels), path)
+        return
+    figure = _figure(3.2 * len(panels) + 0.9, 3.5)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(xticks=[], yticks=[], xlabel=where)
+        axis.set_title(f"{title}: {100 * float(np.mean(values >= VISIBLE)):.0f} % is seen", fontsize=10, color=INK)
+    figure.colorbar(drawn, ax=list(axes), shrink=0.85, label="how well it is seen")
+    _save(figure, path)
+
+
+def _profiles(panels: Mapping[str, np.ndarray]) -> Any:
+    figure = _figure(7, 3.2)
+    axis = figure.subplots()
+    for (title, values), colour in zip(panels.items(), (INK, HELD_OUT, BEST), strict=False):
+        degrees = np.arange(len(values)) * 180 / len(values)
+        axis.plot(degrees, values, color=colour, lw=1.3, label=title)
+        axis.fill_between(degrees, values, color=colour, alpha=0.15)
+    axis.set(xlim=(0, 180), ylim=(0, None), xticks=range(0, 181, 30), xlabel="direction in the Fourier plane, in degrees", ylabel="how well it is seen")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a picture that was drawn here, and may be replaced by another one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and image.info.get("Software") == MARK["Software"]
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return False
 
 
 def _losses(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -88,7 +161,7 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(content, format="png", dpi=DOTS_PER_INCH, metadata=MARK)
     write_bytes(path, content.getvalue())
 
 
@@ -99,6 +172,12 @@ def as_picture(image: np.ndarray) -> np.ndarray:
     if image.shape[0] == 2:
         return np.asarray(np.hypot(image[0], image[1]))
     return image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0]
+
+
+def _size(image: np.ndarray) -> np.ndarray:
+    """One number for each pixel of an image (C, …, H, W): the root of the sum of squares over its channels; of a volume, the middle slice."""
+    size = np.sqrt((np.asarray(image, np.float32) ** 2).sum(0))
+    return np.asarray(size[len(size) // 2] if size.ndim == 3 else size)
 
 
 def white_of(image: np.ndarray) -> float:

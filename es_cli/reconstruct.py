@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from es_cli import catalog
 from es_cli.building.forward_operator import rebuild_operator
 from es_cli.building.parameters import fit_parameters
 from es_cli.building.sizes import of_any_size, sized, with_sizes
 from es_cli.checkpoint import Checkpoint, Metadata, load_checkpoint
+from es_cli.data.layout import Form
 from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Fault, SpecError, out_of_memory, said
 from es_cli.experiment import Reconstruction, Scaling, build_reconstruction, check_group, with_test_rule
+from es_cli.judging.calibration import Calibration
 from es_cli.networks.allowance import Allowance
 from es_cli.networks.running import Running
 from es_cli.spec.document import from_dict
+from es_cli.spec.rule import rule_in_words
 from es_cli.spec.schema import ArrayFile, Component, Spec, Test
 from es_cli.splitting.averaging import TestRule, images_at_once
 from es_cli.training.runtime import full_float32, resolve_device
 
 FLOAT = 4  # bytes
+Make = Callable[[Tensor, dict[str, Tensor]], Tensor]  # y (B, …) and the operator's parameters of these samples → (B, …)
 MOST_CALLS = 1_000_000
 
 
@@ -68,9 +73,28 @@ class Reconstructor:
         return self.made.rule.network_calls
 
     @property
+    def calibration(self) -> Calibration | None:
+        """How large error bars have to be, as training found it for the rule that images are made by; None where it did not, or for another rule."""
+        kept = self.metadata.validation.get("error_bar")
+        if not isinstance(kept, dict) or kept.get("rule") != rule_in_words(self.spec.test):
+            return None
+        try:
+            return Calibration.from_dict(kept)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"its error bars cannot be read: {error!r:.100}", hint="the file is damaged or not to be trusted") from error
+
+    @property
     def per_sample(self) -> tuple[str, ...]:
         """The operator's parameters of which each training sample had its own: those of the checkpoint are no more than a stand-in."""
         return tuple(str(name) for name in self.metadata.measurement.get("per_sample", ()))
+
+    def takes(self, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+        """Whether measurements of this shape and type are one or a batch of those of the operator."""
+        try:
+            self.made.operator.measurement.form(shape, dtype, "")
+        except DataError:
+            return False
+        return True
 
     def reconstruct(self, y: np.ndarray, where: str = "input", params: Mapping[str, np.ndarray | str] | None = None) -> np.ndarray:
         """Images from one measurement or a batch, told apart by the operator's shape; complex in, complex out.
@@ -80,11 +104,16 @@ class Reconstructor:
         naming the shape that is wanted, where y or a parameter does not fit the operator or is not finite, `where` naming y in it; UsageError
         for a parameter that the operator does not take.
         """
+        samples, form = self.samples(y, where)
+        images = self.images(samples, params=self.fit(params or {}, samples))
+        return self.made.operator.image.restore(images, form)
+
+    def samples(self, y: np.ndarray, where: str) -> tuple[np.ndarray, Form]:
+        """One measurement or a batch as the operator takes them, (n, …), and their form. Raises DataError, `where` naming y in it."""
         samples, form = self.made.operator.measurement.arrange(y, where)
         if not np.isfinite(samples).all():
             raise DataError("the measurement holds NaN or infinity", where=where, hint="replace what was not measured by 0")
-        images = self.images(samples, params=self.fit(params or {}, samples))
-        return self.made.operator.image.restore(images, form)
+        return samples, form
 
     def fit(self, params: Mapping[str, np.ndarray | list[np.ndarray] | str], samples: np.ndarray) -> dict[str, np.ndarray]:
         """Users' parameters as the operator takes them beside arranged measurements (n, …): (n or 1, …).
@@ -107,12 +136,26 @@ class Reconstructor:
         At most `batch` measurements at once, fewer where images are large.
         Raises DataError where the network or its group does not take images of another size than those that it was trained on.
         """
+        return self._checked(samples, params or {}, lambda y, own: self.made(y, rule, params=own), batch)
+
+    def with_spread(self, samples: np.ndarray, params: Mapping[str, np.ndarray] | None = None, batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
+        """What `images` gives, and the standard deviation of the passes around it, (n, C, H, W) each, from the same network calls."""
+        deviations = []
+
+        def make(y: Tensor, own: dict[str, Tensor]) -> Tensor:
+            found = self.made.moments(y, params=own)
+            deviations.append(found.variance.sqrt().cpu().numpy())
+            return found.mean
+
+        return self._checked(samples, params or {}, make, batch), np.concatenate(deviations)
+
+    def _checked(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Make, batch: int) -> np.ndarray:
         wanted = self.made.operator.image.fitted(samples.shape[1:]).shape
         try:
             operator = sized(self.made.operator, samples.shape[1:])
             if self.made.operator.sizes and wanted not in self.made.operator.sizes:
                 check_group(self.spec, operator)
-            made = self._batched(samples, params or {}, lambda y, own: self.made(y, rule, params=own), images_at_once(wanted, batch))
+            made = self.each_batch(samples, params, make, images_at_once(wanted, batch))
         except (*LIBRARY_ERRORS, SpecError) as error:
             if not self.made.operator.sizes or out_of_memory(error):
                 raise
@@ -129,14 +172,15 @@ class Reconstructor:
     def baseline(self, samples: np.ndarray, name: str, batch: int = 32, params: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """What needs no network, in the same form: `adjoint` Aᵀy or `pseudoinverse` A†y."""
 
-        def make(y: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
+        def make(y: Tensor, own: dict[str, Tensor]) -> Tensor:
             physics = self.made.physics_of(y, own)
             return physics.A_adjoint(y) if name == "adjoint" else physics.A_dagger(y)
 
         shape = self.made.operator.image.fitted(samples.shape[1:]).shape
-        return self._batched(samples, params or {}, make, images_at_once(shape, batch))
+        return self.each_batch(samples, params or {}, make, images_at_once(shape, batch))
 
-    def _batched(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Any, batch: int) -> np.ndarray:
+    def each_batch(self, samples: np.ndarray, params: Mapping[str, np.ndarray], make: Make, batch: int) -> np.ndarray:
+        """What `make` gives for each `batch` of measurements (n, …) and the parameters that `fit` gave, (n, …), put together."""
         made = []
         with torch.no_grad(), full_float32(self.device):
             for start in range(0, len(samples), batch):

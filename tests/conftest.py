@@ -33,7 +33,7 @@ def python(environment, tmp_path):
 
     def run(code: str, *arguments: str, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, **options)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=600, **options)
 
     return run
 

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,16 +15,21 @@ from typer.testing import CliRunner
 import es_cli.reconstruct as core
 from es_cli.cli.app import app
 from es_cli.errors import DataError
+from es_cli.spec.document import PLACEHOLDERS, from_dict
 
 DOUBLING = """
 import sys, types
+from es_cli.spec.document import PLACEHOLDERS, from_dict
 module = types.ModuleType("es_cli.reconstruct")
 class Reconstructor:
     per_sample, network_calls = (), 8
+    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), types.SimpleNamespace(fingerprint=""), types.SimpleNamespace(type="cpu")
     @classmethod
     def load(cls, path, device="auto", precision="float32", test=None):
         print("chatter of a library")
         return cls()
+    def takes(self, shape, dtype):
+        return True
     def reconstruct(self, y, where="input", params=None):
         return 2 * y
 module.Reconstructor = Reconstructor
@@ -38,11 +44,15 @@ class Doubling:
     loaded: list = []
     per_sample: tuple = ()
     network_calls = 8
+    spec, metadata, device = from_dict(PLACEHOLDERS, "test"), SimpleNamespace(fingerprint=""), SimpleNamespace(type="cpu")
 
     @classmethod
     def load(cls, path, device="auto", precision="float32", test=None):
         cls.loaded.append((path, device, precision))
         return cls()
+
+    def takes(self, shape, dtype):
+        return True
 
     def reconstruct(self, y, where="input", params=None):
         if y.shape[-1] == 3:
@@ -70,7 +80,7 @@ def piped(environment, tmp_path):
 
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", *arguments]
-        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+        return subprocess.run(command, input=stdin, cwd=tmp_path, env=environment, capture_output=True, timeout=600)
 
     return run
 

@@ -23,8 +23,11 @@ FLOORS = [
     {"figures"},
     {"checkpoint", "building", "inspecting"},
     {"experiment"},
+    {"judging", "card"},
     {"training", "reconstruct", "simulation", "tiles"},
-    {"evaluate", "diagnostics", "report", "serving"},
+    {"examine", "judged_samples", "without_truth"},
+    {"evaluate", "diagnostics", "serving"},
+    {"model", "report"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -212,6 +212,18 @@ FAULTS = [
         "training:\n  optimizer:\n    name: AdamW\n    lr: fast\n",
         "s.yaml:4: training.optimizer.lr: wanted a number, got 'fast'; lr: learning rate",
     ),
+    (
+        "model: {name: DataConsistentMoDL, denoiser: UNet, num_iter: 1000000}\n",
+        "s.yaml:1: model.num_iter: 1e+06 is more than any network or solver takes; give 1000 or less",
+    ),
+    (
+        "model: {name: UNet, out_channels: 1000000}\n",
+        "s.yaml:1: model.out_channels: 1e+06 is more than any network or solver takes; give 16384 or less",
+    ),
+    (
+        "model: {name: UNet, channels_per_scale: [8, 100000000]}\n",
+        "s.yaml:1: model.channels_per_scale: 1e+08 is more than any network or solver takes; give 16384 or less",
+    ),
     ("training: {optimizer: {name: Adam, betas: 3}}\n", "s.yaml:1: training.optimizer.betas: wanted a list, got 3"),
     ("training: {scheduler: StepLR}\n", "s.yaml:1: training.scheduler: StepLR needs step_size; add step_size: "),
     (

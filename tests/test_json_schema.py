@@ -18,7 +18,7 @@ from es_cli.catalog.loading import _check_equivariant_splitting
 from es_cli.catalog.sides import EQUIVARIANT_SPLITTING
 from es_cli.errors import SpecError
 from es_cli.spec.component import GrammarError, as_component
-from es_cli.spec.document import Document, _validate
+from es_cli.spec.document import Document, _validate, to_yaml
 from es_cli.spec.keys import keys_of
 from es_cli.spec.starters import FOLDER
 from es_cli.spec.yaml_reader import read_yaml
@@ -88,8 +88,9 @@ def test_it_is_a_schema_in_the_draft_that_every_editor_knows() -> None:
 
 
 @pytest.mark.parametrize("path", [*sorted(CONFIGS.glob("*.yaml")), *sorted(FOLDER.glob("*.yaml"))], ids=lambda path: path.stem)
-def test_every_example_and_every_template_is_valid(path: Path) -> None:
-    assert not list(VALIDATOR.iter_errors(read_yaml(path.read_text(), path.name).value))
+def test_every_example_and_every_template_is_valid_as_it_stands_and_as_a_run_keeps_it(path: Path) -> None:
+    for text in (path.read_text(), to_yaml(load_spec(path))):
+        assert not list(VALIDATOR.iter_errors(read_yaml(text, path.name).value))
 
 
 MUTANTS = {

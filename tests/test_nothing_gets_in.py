@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import torch
+import zarr
 from problems import es, network, train_in, write_spec
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -243,3 +245,30 @@ def test_what_is_sent_to_others_names_nobody(tmp_path: Path, monkeypatch: pytest
         found = [mark for mark in marks if mark in path.read_bytes()]
         assert not found or path.name == "spec.yaml", f"{path.relative_to(tmp_path)} holds {found}"
     assert not any(value.encode() in (tmp_path / "run" / "spec.yaml").read_bytes() for value in SECRETS.values())
+    keep_identifiers(folder)
+
+
+def keep_identifiers(folder: Path) -> None:
+    """Where they are asked for, and nowhere else."""
+    reconstruct = ["reconstruct", "--ckpt", "run/model.safetensors", "--keep-identifiers"]
+    for name in ("k.nii", "k.nii.gz", "k.h5", "k.zarr"):
+        assert es([*reconstruct, str(folder), "-o", name]) == 0
+        held = kept_in(Path(name))
+        assert {key: held[key] for key in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")} == {
+            key: SECRETS[key] for key in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
+        }
+        assert not {"OperatorsName", "DeviceSerialNumber"} & held.keys()
+        assert np.array_equal(open_array(Path(name)), open_array(Path("x.npy"))) and read_geometry(Path(name)) is not None
+    for refused, code in ((["-o", "k.npy"], 2), ([], 2), (["-o", "-"], 2)):
+        assert es([*reconstruct, str(folder), *refused]) == code
+    assert es([*reconstruct, "x.npy", "-o", "again.h5"]) == 3 and not Path("again.h5").exists()
+
+
+def kept_in(path: Path) -> dict[str, str]:
+    if ".nii" in path.name:
+        (comment,) = nibabel.load(path).header.extensions
+        return json.loads(comment.get_content())
+    if path.suffix == ".zarr":
+        return json.loads(zarr.open_array(path, mode="r").attrs["identifiers"])
+    with h5py.File(path) as file:
+        return json.loads(file["reconstruction"].attrs["identifiers"])

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
 from typer.testing import CliRunner
 
 from es_cli.catalog import entries, find, load_class, load_spec, registered_entries, suggest
+from es_cli.catalog.json_schema import json_schema
 from es_cli.cli.app import app
 from es_cli.errors import SpecError
 
@@ -111,6 +113,14 @@ def test_es_list_shows_what_a_package_registers_with_the_package(install, tmp_pa
     assert second == "note: Inpainting (es_demo 1.5) is left out: es has a component of that name"
     one = CliRunner().invoke(app, ["list", "Mild"]).stdout.splitlines()
     assert one[0].startswith("model\tMild\tes_demo 1.5\tDoes little") and one[1].startswith("strength\trequired\ta number")
+
+
+def test_es_schema_knows_what_a_package_registers(install) -> None:
+    install("es_demo", DEMO, Stripes="Stripes")
+    schema = Draft7Validator(json_schema())
+    spec = {"data": {"train": {"images": "x"}}, "model": {"name": "ArtifactRemoval", "backbone_net": "UNet"}}
+    assert schema.is_valid({**spec, "physics": {"name": "Stripes", "every": 3}})
+    assert not schema.is_valid({**spec, "physics": {"name": "Stripes", "every": "third"}})
 
 
 def test_a_broken_package_is_said_in_one_line_and_touches_nothing_else(install, tmp_path) -> None:

@@ -27,12 +27,13 @@ from es_cli.streams import stream_seed
 
 
 def open_samples(source: Source | None, pictures: bool, seed: int, part: str = "train", keep: Path | None = None, scan: bool = True) -> Samples:
-    """The stack of a source, if `scan` looked through for what is not finite where that does not take long; else each batch is checked as it is read.
+    """The stack of a source, if `scan` looked through for what is not finite where that does not take long; else each batch is checked as it is read,
+    and files may be damaged.
 
     `keep` is where pictures are decoded to, as in `open_stack`.
     """
     assert source is not None  # a Pair has measurements or images
-    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part, keep=keep)
+    stack = open_stack(source, pictures=pictures, seed=stream_seed(seed, "pictures"), part=part, keep=keep, forgiving=not scan)
     bad = find_nonfinite(stack) if scan else None
     if bad is not None:
         raise not_finite(bad, stack.names[bad])
@@ -49,12 +50,12 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
         y = stacked(list(measured(x, operator, params, seed, purpose)), x.names, x.groups)
         return Measurements(y, operator.measurement, np.arange(len(y)), x, operator.image, params)
     y_stack = opened or as_samples(open_samples(pair.measurements, False, seed, purpose, scan=scan), part)
-    _check_shapes(y_stack, operator.measurement)
+    _check_shapes(y_stack, operator.measurement, scan)
     x_stack = None if pair.images is None else as_samples(open_samples(pair.images, True, seed, purpose), part, pictures=True)
     if x_stack is not None and len(x_stack) != len(y_stack):
         raise DataError(f"{len(x_stack)} images for {len(y_stack)} measurements", where=x_stack.names[0], hint="give one image for each measurement, in the same order")
     if x_stack is not None:
-        _check_shapes(x_stack, operator.image)
+        _check_shapes(x_stack, operator.image, True)
         _check_same_sizes(y_stack, x_stack, operator)
     params = open_parameters(pair.params, operator, y_stack)
     data = Measurements(y_stack, operator.measurement, np.arange(len(y_stack)), x_stack, None if x_stack is None else operator.image, params)
@@ -62,10 +63,16 @@ def open_measurements(pair: Pair, operator: Operator, seed: int, purpose: str, o
     return data
 
 
-def _check_shapes(stack: Samples, layout: Layout) -> None:
-    """DataError where samples of one of the shapes of a stack do not fit the operator."""
+def _check_shapes(stack: Samples, layout: Layout, whole: bool) -> None:
+    """DataError where samples of one of the shapes of a stack do not fit the operator; or cannot be read, if all should be `whole`."""
     for i in one_of_each(stack):
-        layout.arrange(stack.read([i]), stack.names[i])
+        try:
+            sample = stack.read([i])
+        except DataError:
+            if whole:
+                raise
+            sample = np.zeros((1, *(stack.sample_shape if stack.shapes is None else stack.shapes[i])), stack.dtype)
+        layout.arrange(sample, stack.names[i])
 
 
 def _check_same_sizes(y: Samples, x: Samples, operator: Operator) -> None:

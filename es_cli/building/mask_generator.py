@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def build_splitter(part: Component | None, operator: Operator, seed: int, device
     _check_splittable(operator)
     given = part or default_part(physics)
     mask_shape = generator_shape(physics, shape)
+    _check_size(given.parameters.get("img_size"), mask_shape)
     built, kept = Builder(seed=seed, device=device, context={"img_size": mask_shape}).build(given, PATH, "generator")
     pixelwise = getattr(built, "pixelwise", True) is not False
     if not pixelwise and isinstance(physics, (MRI, MultiCoilMRI)):
@@ -71,6 +73,12 @@ def count_folds(splitter: Splitter, operator: Operator, wanted: int | None, path
         return wanted
     ratio = (generator.min_split_ratio + generator.max_split_ratio) / 2 if generator.random_split_ratio else generator.split_ratio
     return most if ratio >= 1 else max(2, min(most, round(1 / (1 - ratio))))
+
+
+def _check_size(given: Any, wanted: tuple[int, ...]) -> None:
+    """SpecError for masks of more entries than a measurement has: generators draw all of them before anybody sees that they do not fit."""
+    if isinstance(given, (list, tuple)) and all(isinstance(n, int) for n in given) and math.prod(given) > 2 * math.prod(wanted):
+        raise SpecError([Fault(f"splits of shape {tuple(given)} for measurements of shape {wanted}", f"{PATH}.img_size", f"leave img_size out, or give {list(wanted)}")])
 
 
 def _check_axis(built: Any, physics: Any, shape: tuple[int, ...]) -> None:
@@ -115,7 +123,7 @@ def _check_splittable(operator: Operator) -> None:
     with torch.no_grad():
         y = physics.A(x)
         back = physics.A_adjoint(y)
-    energy = (y * y).sum()
+    energy = y.abs().square().sum()  # what measures complex numbers is none of ours, and is answered too
     if back.shape != x.shape or bool((energy - (x * back).sum()).abs() > ADJOINT_TOLERANCE * energy):
         what = f"the adjoint of {name} is not that of its forward operator, which gradients and splits rely on"
         raise SpecError([Fault(what, "physics", "use another operator")])

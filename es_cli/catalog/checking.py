@@ -20,6 +20,9 @@ WORDS = {
     "array": "an array ({file: PATH})",
     "null": "null",
 }
+# what is done again and again: a spec, which may be a stranger's, sets no machine to work for days before the first step
+REPEATED = {"num_iter", "inner_iter", "outer_iter", "num_cascades", "depth", "num_blocks", "n_layers", "solver_steps", "refine_steps"}
+MOST_REPEATS, MOST_CHANNELS = 1000, 1 << 14
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors")
 WEIGHTS = "weights"  # a reserved key of every model: the file that its weights are read from
 ARTICLE = {"optimizer": "an optimizer", "physics": "a physics", "noise": "a noise model", "generator": "a generator", "model": "a model"}
@@ -185,12 +188,8 @@ def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> F
     if isinstance(value, Component):
         return _check_part(entry, parameter, value, path, kinds)
     if isinstance(value, tuple) and ("list" in parameter.types or not (parameter.types or kinds)):
-        return [
-            fault
-            for i, inner in enumerate(value)
-            if isinstance(inner, Component)
-            for fault in _check_part(entry, parameter, inner, f"{path}.{i}", kinds)
-        ]
+        inside = [fault for i, inner in enumerate(value) if isinstance(inner, Component) for fault in _check_part(entry, parameter, inner, f"{path}.{i}", kinds)]
+        return inside + _check_count(parameter.name, value, path)
     if parameter.choices and isinstance(value, str) and value not in parameter.choices:
         near = did_you_mean(value, parameter.choices)
         return [
@@ -201,13 +200,22 @@ def _check_value(entry: Entry, parameter: Parameter, value: Any, path: str) -> F
             )
         ]
     if _fits(parameter, value, kinds):
-        return []
+        return _check_count(parameter.name, value, path)
     if isinstance(value, str) and kinds and "str" not in parameter.types:
         if find(value, kinds) is None and (parameter.parts or find(value) is not None):
             return [(path, *_no_such_class(value, kinds))]
         if find(value, kinds) is not None:
             return check(Component(name=value), path, kinds, nested=True)
     return [(path, f"wanted {wanted_in_words(parameter, parameter.parts)}, got {shown(value)}", _hint(parameter, value))]
+
+
+def _check_count(name: str, value: Any, path: str) -> Found:
+    """What a machine would be busy with for days, or need all its memory for, before anything else is found wrong with it."""
+    limit = MOST_REPEATS if name in REPEATED else MOST_CHANNELS if name.endswith("channels") or name.startswith("channels_per") else None
+    if limit is None:
+        return []
+    above = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, (int, float)) and one > limit]
+    return [(path, f"{above[0]:g} is more than any network or solver takes", f"give {limit} or less")] if above else []
 
 
 def _check_part(entry: Entry, parameter: Parameter, value: Component, path: str, kinds: tuple[str, ...]) -> Found:

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, schema, simulate, train
+from es_cli.cli import check, compare, completion, evaluate, info, init, listing, reconstruct, report, reproduce, schema, simulate, train
 from es_cli.cli.console import complain
-from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory
+from es_cli.errors import KNOBS, DataError, DeviceError, EsError, Fault, out_of_memory, shortened
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO}  # files are written by the writers, which answer for themselves; this is what is left
 LINES = 10  # of an error; a person reads no more
@@ -67,6 +67,9 @@ class Es(TyperGroup):
             _let_go_of_stdout()
             return 141
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                self._tell([Fault(f"cannot be used: {error.strerror}", shortened(error.filename), "check this name, its permissions and the disk")])
+                return DataError.exit_code
             if isinstance(error, OSError) and error.errno in FULL:
                 self._tell([Fault(f"cannot be written: {error.strerror}", "standard output", "make room, or write to a file elsewhere with -o")])
                 _let_go_of_stdout()
@@ -94,6 +97,7 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("info")(info.info)
@@ -125,6 +129,8 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Name the versions that matter and exit.")] = False,
 ) -> None:
     """Train image-reconstruction networks from measurements alone, with no ground truth, and reconstruct with them.
+
+    es --install-completion lets the shell that it is typed into (bash, zsh or fish) complete commands, components, templates, files and keys of a spec.
 
     \b
     Examples:

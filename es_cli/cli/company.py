@@ -13,6 +13,7 @@ import typer
 from es_cli.errors import EsError
 
 if TYPE_CHECKING:
+    from es_cli.training.changes import Reopened
     from es_cli.training.folder import RunFolder
     from es_cli.training.launching import Place
     from es_cli.training.processes import Processes
@@ -34,8 +35,9 @@ def place_of_this(devices: int | None, nodes: int | None) -> Iterator[Place | No
 
 
 @contextlib.contextmanager
-def company(place: Place | None, arguments: Sequence[str], device: str, folder: RunFolder | None) -> Iterator[Processes]:
-    """All processes, met; those that `es` starts itself get `arguments`. `folder` is given up where they do not meet. Raises DeviceError."""
+def company(place: Place | None, arguments: Sequence[str], device: str, folder: RunFolder | None, stopped: Reopened | None) -> Iterator[Processes]:
+    """All processes, met; those that `es` starts itself get `arguments`. `folder` is given up, and
+    a `stopped` run released, where they do not meet. Raises DeviceError."""
     from es_cli.training.launching import Others
 
     others = Others()
@@ -55,6 +57,8 @@ def company(place: Place | None, arguments: Sequence[str], device: str, folder: 
         except BaseException:
             if folder is not None:
                 folder.give_up()
+            if stopped is not None:
+                stopped.release()
             raise
         yield processes
         processes.leave()

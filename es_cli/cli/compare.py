@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from es_cli.cli.completion import complete_overrides
 from es_cli.cli.console import answer, answer_json, counting, plain
 from es_cli.cli.options import AsJson, Device, Quiet, Verbose
 from es_cli.cli.training_display import TrainingDisplay
@@ -20,7 +21,10 @@ PAGE = "report.html"
 
 def compare(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML spec of equivariant splitting.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec, for all methods.", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="A.B=VALUE...", help="Changes to the spec, for all methods.", show_default=False, autocompletion=complete_overrides),
+    ] = None,
     losses: Annotated[str, typer.Option("--losses", metavar="NAMES", help="Which methods: es, splitting, ei, mc, supervised.")] = "es,ei,splitting,mc",
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Steps of training for each; those of the spec if left out.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="A folder with a run for each; runs/NAME-compared if left out.", show_default=False)] = None,
@@ -82,6 +86,6 @@ def _lines(made: Comparison, methods: list[str]) -> list[str]:
     lines = []
     for place, method in enumerate(made.ranking, 1):
         evaluation = runs[method]["evaluation"]
-        scores = "" if evaluation is None else "  " + "  ".join(f"{name} {value['mean']:.3f}" for name, value in evaluation["metrics"].items())
+        scores = "" if "metrics" not in (evaluation or {}) else "  " + "  ".join(f"{name} {value['mean']:.3f}" for name, value in evaluation["metrics"].items())
         lines.append(f"{f'{place}. ' if made.by else ''}{method:<10}  {RIVALS[method]}{scores}")
     return lines

@@ -51,6 +51,13 @@ Precision = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identifiers",
+        help="Carry the patient's name, number and dates, and those of study and series, from DICOM headers into .h5, .zarr or .nii; without it, no output names anybody.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on standard error but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", callback=_remember, help="Say more; show where an error happened.")]
 Param = Annotated[
@@ -89,6 +96,17 @@ def seconds_of(text: str) -> float:
     if seconds == 0:
         raise UsageError(f"{text!r} is no time", hint="write 23h30m, 45m, 90s, 1d, or 23:30:00")
     return float(seconds)
+
+
+BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it: 2G, 500M, 1.5GiB. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no size", hint="write 2G or 500M")
+    return int(float(found[1]) * BYTES[found[2]])
 
 
 def named_files(param: list[str] | None) -> dict[str, str]:

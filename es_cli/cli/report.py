@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from es_cli.cli.completion import complete_checkpoints
 from es_cli.cli.console import answer, answer_json, answers_only, counting, plain
 from es_cli.cli.options import AsJson, Device, Overwrite, Quiet, Verbose
 from es_cli.errors import UsageError
@@ -15,7 +16,9 @@ PAGE = Path("report.html")
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or checkpoints.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or checkpoints.", show_default=False, autocompletion=complete_checkpoints)
+    ],
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page; ./report.html if left out.", show_default=False)] = None,
     images: Annotated[int, typer.Option("--images", metavar="N", min=0, help="How many test images to show, from the worst to the best.")] = 6,
     title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="The page's title; the names of the runs if left out.")] = None,

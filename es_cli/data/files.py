@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-from es_cli.errors import DataError
+from es_cli.errors import DataError, shortened
 
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".nii", ".nii.gz", ".dcm", ".cfl", ".zarr", ".zarr.zip")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -40,11 +40,13 @@ def check_file(path: Path) -> Path:
     Raises DataError where it is missing, another folder, not readable, or of another kind.
     """
     suffix = suffix_of(path)
-    if path.is_dir() and (suffix == ".zarr" or series_files(path)):
+    with reading(path):
+        folder, there = path.is_dir(), path.exists()
+    if folder and (suffix == ".zarr" or series_files(path)):
         return path
-    if path.is_dir():
+    if folder:
         raise DataError("a folder, where one file is wanted", where=str(path), hint="name a file in it")
-    if not path.exists():
+    if not there:
         raise DataError("there is no such file", where=str(path), hint=_neighbour(path))
     if suffix == ".hdr" and path.with_suffix(".cfl").exists():
         raise DataError("this is the header of a .cfl", where=str(path), hint=f"name {path.with_suffix('.cfl').name}")
@@ -63,11 +65,13 @@ def find_files(pattern: str) -> list[Path]:
     arrays and pictures are mixed.
     """
     path = Path(pattern)
-    if path.is_dir() and suffix_of(path) != ".zarr":
+    with reading(path):
+        folder, there = path.is_dir(), path.exists()
+    if folder and suffix_of(path) != ".zarr":
         with reading(path):
             found = list(path.iterdir())
         empty = "the folder is empty" if not found else "the folder holds no file that es can read"
-    elif not path.exists() and glob.has_magic(pattern):
+    elif not there and glob.has_magic(pattern):
         found = [Path(match) for match in glob.glob(pattern, recursive=True)]
         empty = "no file matches" if not found else "none of the files that match can be read"
     else:
@@ -96,7 +100,7 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("may not be read", where=str(path), hint="change its permissions, or copy it to where you may read it") from error
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path), hint="check the disk, or copy the file again") from error
+        raise DataError(f"cannot be read: {error.strerror or error}", where=shortened(path), hint="check the disk, or copy the file again") from error
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:

@@ -37,15 +37,17 @@ class Layout:
 
         Raises DataError, naming the shapes that are accepted, where the array is neither.
         """
-        is_complex = np.iscomplexobj(array)
+        form = self.form(array.shape, array.dtype, where)
+        return self.fitted(array.shape)._channels(array if form.batched else array[None]), form
+
+    def form(self, shape: tuple[int, ...], dtype: np.dtype, where: str) -> Form:
+        """The form that `arrange` finds an array of this shape in, without looking at its values. Raises DataError as it does."""
+        is_complex = dtype.kind == "c"
         for form in self._forms(is_complex):
             for batched in (False, True):
-                if array.ndim == len(form) + batched and self._has(form, array.shape[batched:]):
-                    samples = array if batched else array[None]
-                    return self.fitted(array.shape)._channels(samples), Form(batched, is_complex, len(form) < len(self.shape))
-        raise DataError(
-            f"array of shape {array.shape} and type {array.dtype} does not fit the operator", where=where, hint=f"wanted {self.wanted}"
-        )
+                if len(shape) == len(form) + batched and self._has(form, shape[batched:]):
+                    return Form(batched, is_complex, len(form) < len(self.shape))
+        raise DataError(f"array of shape {shape} and type {dtype} does not fit the operator", where=where, hint=f"wanted {self.wanted}")
 
     def fitted(self, shape: Sequence[int]) -> Layout:
         """The layout of samples whose arrays have `shape`: this one, with the lengths of the free axes taken from it."""

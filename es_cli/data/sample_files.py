@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from es_cli.data.npy import map_npy
+from es_cli.data.watched import Watched
 from es_cli.data.writers import writing
 
 MEASURED, SUBJECT = "y", "subject"  # the arrays in the file of a SubjectFile; readers know whole subjects by this name
@@ -78,21 +79,27 @@ class SubjectFile:
         self.subjects = np.asarray(subjects, np.int64)
         self.count = 0
         self._opened: Any = None
+        self._stream: Watched | None = None
 
     def append(self, sample: np.ndarray, name: str = "") -> None:
         """Write the next sample; its `name` is not needed. Raises OutputError."""
         import h5py
 
         with writing(self.file):
-            if self._opened is None:
-                self._opened = h5py.File(self.file, "w")
-                self._opened[SUBJECT] = self.subjects
-                self._opened.create_dataset(MEASURED, (len(self.subjects), *sample.shape), sample.dtype)
-            self._opened[MEASURED][self.count] = sample
+            if self._stream is None:
+                self._stream = Watched(open(self.file, "x+b"))  # noqa: SIM115 (close closes it)
+            with self._stream.telling():
+                if self._opened is None:
+                    self._opened = h5py.File(self._stream, "w")
+                    self._opened[SUBJECT] = self.subjects
+                    self._opened.create_dataset(MEASURED, (len(self.subjects), *sample.shape), sample.dtype)
+                self._opened[MEASURED][self.count] = sample
             self.count += 1
 
     def close(self) -> Path:
         """The file that was written. Raises OutputError."""
-        with writing(self.file):
+        assert self._stream is not None
+        with writing(self.file), self._stream.telling():
             self._opened.close()
+            self._stream.file.close()
         return self.file

@@ -132,13 +132,16 @@ class JoinedStack:
 
 
 class FileStack:
-    """Files of one array each, read when they are asked for; every file is a group of its own."""
+    """Files of one array each, read when they are asked for; every file is a group of its own.
 
-    def __init__(self, paths: Sequence[Path], key: str | None) -> None:
+    `forgiving`: one that is damaged is taken to be like the others until it is read.
+    """
+
+    def __init__(self, paths: Sequence[Path], key: str | None, forgiving: bool = False) -> None:
         self.paths, self.key = list(paths), key
         self.names = [str(path) for path in paths]
         self.groups: np.ndarray | None = np.arange(len(paths))
-        headers = [readers.array_header(path, key) for path in paths]
+        headers = _headers(paths, key, forgiving)
         self.sample_shape: tuple[int, ...] = headers[0][0]
         self.dtype = np.result_type(*{dtype for _, dtype in headers})
         self.shapes: list[Shape] | None = where_they_differ([shape for shape, _ in headers])
@@ -148,10 +151,30 @@ class FileStack:
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """The arrays of the files at `indices`, (n, …). Raises DataError where a file is broken or they differ in shape."""
-        out = np.empty((len(indices), *shape_of(self, indices)), self.dtype)
+        shape = shape_of(self, indices)
+        out = np.empty((len(indices), *shape), self.dtype)
         for place, i in enumerate(indices):
-            out[place] = readers.open_array(self.paths[i], self.key)
+            array = readers.open_array(self.paths[i], self.key)
+            if array.shape != shape:
+                raise DataError(f"holds an array of shape {array.shape}, in place of {shape}", where=self.names[i], hint="the file is another than it was, or than its like")
+            out[place] = array
         return out
+
+
+def _headers(paths: Sequence[Path], key: str | None, forgiving: bool) -> list[tuple[Shape, np.dtype[Any]]]:
+    """Shape and type of the array in each file. Raises DataError for one that is damaged, if `forgiving` only where all are."""
+    found: list[tuple[Shape, np.dtype[Any]] | DataError] = []
+    for path in paths:
+        try:
+            found.append(readers.array_header(path, key))
+        except DataError as error:
+            if not forgiving:
+                raise
+            found.append(error)
+    like = next((one for one in found if not isinstance(one, DataError)), None)
+    if like is None:
+        raise next(one for one in found if isinstance(one, DataError))
+    return [like if isinstance(one, DataError) else one for one in found]
 
 
 class Chosen:
@@ -182,7 +205,7 @@ def stacked(arrays: Sequence[np.ndarray], names: list[str], groups: np.ndarray |
     return ListStack(arrays, names, groups) if differ else ArrayStack(np.stack(arrays), names, groups)
 
 
-def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None, keep: Path | None = None) -> Stack:
+def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = None, keep: Path | None = None, forgiving: bool = False) -> Stack:
     """The samples of a source.
 
     One file of an array is a stack along its leading axis. In a folder or glob each .npy, .npz, .mat, .zarr and .h5 is one sample; formats
@@ -192,7 +215,7 @@ def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = 
 
     `pictures` says that images are wanted, which may be resized and cropped; `seed` places crops. `part`, train, validation or test, says
     which part of a data set of deepinv's is meant; None: the only one. `keep` is a path without suffix that decoded pictures are written to,
-    as SampleFile does; None: they are held in memory.
+    as SampleFile does; None: they are held in memory. `forgiving`: of files that are a sample each some may be damaged, and then reading them fails.
     Samples may differ in shape, `shapes` then saying that of each. Raises DataError where there is nothing, or nothing that fits together.
     """
     if source.sample is not None:
@@ -203,7 +226,7 @@ def open_stack(source: Source, *, pictures: bool, seed: int, part: str | None = 
         if source.key is not None:
             raise DataError("pictures hold no arrays under keys", where=str(paths[0]), hint="leave key out")
         return _framed(_pages(paths), source, seed, keep)
-    stack = _arrays(paths, source.key, pictures, part)
+    stack = _arrays(paths, source.key, pictures, part, forgiving)
     if source.crop is None and source.resize is None and not source.grey:
         return stack
     if not pictures:
@@ -226,7 +249,7 @@ def find_nonfinite(stack: Stack, limit_bytes: int = 2 << 30) -> int | None:
     return None
 
 
-def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | None) -> Stack:
+def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | None, forgiving: bool) -> Stack:
     """The samples of files of arrays, all of which give their slices, or are a sample each where there are several."""
     if all(suffix_of(path) == ".dcm" for path in paths):
         if key is not None:
@@ -238,7 +261,7 @@ def _arrays(paths: Sequence[Path], key: str | None, pictures: bool, part: str | 
         return _one_file(paths[0], key or default_key(paths[0], pictures, part))
     volumes = [path for path in paths if suffix_of(path) in VOLUMES or holds_samples(path)]
     if not volumes:
-        return FileStack(paths, key or default_key(paths[0], pictures, part))
+        return FileStack(paths, key or default_key(paths[0], pictures, part), forgiving)
     if len(volumes) < len(paths):
         other = next(path for path in paths if path not in volumes)
         what = f"volumes and other arrays are mixed: {volumes[0].name} and {other.name}"

@@ -7,10 +7,10 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from es_cli.data.formats.nifti import write_nifti
 from es_cli.data.formats.tiffs import is_ome, write_ome
 from es_cli.data.formats.zarrs import write_zarr
 from es_cli.data.geometry import Geometry
+from es_cli.data.identifiers import ATTRIBUTE, PLACES, as_text
 from es_cli.data.watched import Watched
 from es_cli.errors import OutputError
 
@@ -54,7 +55,9 @@ def check_within(path: Path, within: Path | None) -> None:
         raise OutputError("a link leads out of the output folder", where=str(path), hint="remove it, or give another -o")
 
 
-def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None, within: Path | None = None) -> None:
+def write_array(
+    path: Path, array: np.ndarray, geometry: Geometry | None = None, within: Path | None = None, identifiers: Mapping[str, str] | None = None
+) -> None:
     """Write an array by suffix, whole or not at all.
 
     `geometry`, as `read_geometry` gives it, goes where the format has a place for it: axes, voxel size and position in .nii, .h5 and .zarr,
@@ -64,6 +67,7 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None,
     (n, coil, H, W), (n, H, W) or (H, W) as complex64. .tif: as it is, (3, H, W) in colour, complex by magnitude.
     .png: one image (H, W), (1, H, W) or (3, H, W), with or without a batch axis of 1; floats are clipped to [0, 1] and scaled to 8 bit (NaN
     is black), 8 and 16 bit integers stay, complex numbers and pairs (2, H, W) become magnitudes.
+    `identifiers`, as `read_identifiers` gives them, go as JSON into the attribute `identifiers` of .h5 and .zarr and into a comment of .nii; None: none.
     Links are followed as by `write_bytes`.
     Raises OutputError for another suffix or type, for several images in one PNG, and where the package that writes it is not installed.
     """
@@ -72,12 +76,14 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None,
     if suffix not in SUFFIXES:
         hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}")
         raise OutputError(f"no writer for {suffix or 'a name without suffix'}", where=str(path), hint=hint)
+    if identifiers is not None and suffix not in PLACES:
+        raise OutputError(f"{suffix} has no place for identifiers", where=str(path), hint=f"write one of {', '.join(PLACES)}")
     if array.dtype.kind not in "biufc":
         raise OutputError(f"values of type {array.dtype} cannot be written", where=str(path), hint="give numbers")
     geometry = geometry if geometry is not None and geometry.fits(array) else None
     if suffix == ".zarr":
         with whole_folder(path, _is_zarr, "zarr") as folder:
-            write_zarr(folder, path, array, geometry)
+            write_zarr(folder, path, array, _attributes(geometry, identifiers), None if geometry is None else geometry.axes)
     elif suffix == ".cfl":
         with _whole_files([path, path.with_suffix(".hdr")]) as (values, header):
             write_cfl(values, header, path, array, geometry)
@@ -89,24 +95,28 @@ def write_array(path: Path, array: np.ndarray, geometry: Geometry | None = None,
         _write_tiff(path, array, geometry)
     else:
         with _whole_file(path) as file:
-            _write_stream(file, path, array, geometry)
+            _write_stream(file, path, array, geometry, identifiers)
 
 
-def _write_stream(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geometry | None) -> None:
+def _attributes(geometry: Geometry | None, identifiers: Mapping[str, str] | None) -> dict[str, Any]:
+    return {**({} if geometry is None else geometry.attributes()), **({} if identifiers is None else {ATTRIBUTE: as_text(identifiers)})}
+
+
+def _write_stream(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geometry | None, identifiers: Mapping[str, str] | None) -> None:
     suffix = suffix_of(path)
     if suffix == ".npy":
         write_npy(file, array)
     elif suffix == ".npz":
         np.savez(file, allow_pickle=False, **{NAME: array})
     elif suffix in {".nii", ".nii.gz"}:
-        write_nifti(file, path, array, geometry)
+        write_nifti(file, path, array, geometry, "" if identifiers is None else as_text(identifiers))
     else:
         import h5py
 
         watched = Watched(file)
         with watched.telling(), h5py.File(watched, "w") as held:
             held[NAME] = array
-            held[NAME].attrs.update({} if geometry is None else geometry.attributes())
+            held[NAME].attrs.update(_attributes(geometry, identifiers))
 
 
 def write_npy(stream: BinaryIO | IO[bytes], array: np.ndarray) -> None:
@@ -137,7 +147,7 @@ def _whole_files(paths: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
         for path in finals:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            temporary.append(_beside(path))
+            temporary.append(beside(path))
             stack.callback(_remove, temporary[-1])  # also when a signal ends us
         files = [stack.enter_context(open(name, "x+b")) for name in temporary]
         yield list(files)
@@ -158,7 +168,7 @@ def whole_folder(path: Path, ours: Callable[[Path], bool], kind: str) -> Iterato
     with writing(path), contextlib.ExitStack() as stack:
         path = Path(os.path.realpath(path))
         _check_ours(path, ours, kind)
-        temporary, old = _beside(path), _beside(path)
+        temporary, old = beside(path), beside(path)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
@@ -192,7 +202,7 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (not any(path.iterdir()) or any((path / name).exists() for name in ZARR_FILES))
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name in the same folder, which is made where it is missing; short, so that a name of the greatest length still fits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Verdict = Literal["good", "doubtful", "no"]
@@ -15,7 +16,8 @@ class Finding:
     """One section's answer.
 
     `numbers` are plain JSON values by name, in the order in which they are shown: numbers, texts, and lists or mappings of them. `advice` is empty
-    where nothing is to be done.
+    where nothing is to be done. `pictures` draw a PNG at a path, by the name of the file; what they show is measured only then. `seconds` is how long
+    the section took.
     """
 
     section: str
@@ -23,6 +25,8 @@ class Finding:
     reason: str
     advice: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Callable[[Path], None]] = field(default_factory=dict, repr=False, compare=False)
+    seconds: float = 0.0
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

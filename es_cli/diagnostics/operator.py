@@ -36,6 +36,7 @@ from es_cli.diagnostics.algebra import (
 from es_cli.diagnostics.finding import ORDER, Finding, Verdict, worst
 from es_cli.experiment import Experiment
 from es_cli.splitting.parameters import of_one_sample
+from es_cli.splitting.sparse_radon import with_sparse_radon
 from es_cli.streams import stream_seed
 
 SECTION = "operator"
@@ -105,6 +106,7 @@ class _Sample:
 
     def __init__(self, experiment: Experiment, y: Tensor, physics: Any, shape: tuple[int, ...], seed: int, quick: bool) -> None:
         self.spec, self.y, self.physics, self.shape, self.seed, self.quick = experiment.spec, y, physics, shape, seed, quick
+        self.fast = with_sparse_radon(physics)  # for all but the adjoint, which is that of the operator as it is
         self.name = experiment.operator.part.name
 
     def measured(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
@@ -126,7 +128,7 @@ class _Sample:
         limit = rounding(max(math.prod(self.shape), self.y[0].numel()))
         linear = numbers["linearity_error"] = linearity_error(self.physics, self.shape, self.seed, device)
         adjoint = numbers["adjoint_error"] = adjoint_error(self.physics, self.shape, self.seed, device, max(1, (2 if self.quick else 4) // samples_of(self.physics)))
-        ends = spectrum(self.physics, self.shape, steps, self.seed, device)
+        ends = spectrum(self.fast, self.shape, steps, self.seed, device)
         numbers["norm"] = ends.norm
         numbers["condition"] = ends.condition
         numbers["condition_at_least"] = ends.condition_at_least if math.isfinite(ends.condition_at_least) else None
@@ -136,7 +138,7 @@ class _Sample:
             hint = "add adjoint_via_backprop: true to physics" if self.name == "Tomography" else "use an operator whose A_adjoint is the adjoint of its A"
             yield "doubtful", f"the adjoint of {self.name} is {_percent(adjoint)} off, and gradients and least squares rely on it", hint
         elif linear <= limit:
-            numbers["unseen"] = unseen_fraction(self.physics, self.shape, max(ends.norm, torch.finfo(torch.float32).tiny), steps, self.seed, device)
+            numbers["unseen"] = unseen_fraction(self.fast, self.shape, max(ends.norm, torch.finfo(torch.float32).tiny), steps, self.seed, device)
 
     def _mask(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
         found = mask_mismatch(self.physics, self.y)
@@ -199,7 +201,7 @@ class _Sample:
     def _range(self, numbers: dict[str, Any]) -> Iterator[Complaint]:
         steps = steps_for(self.shape, self.quick) // 2
         count = 1 if self.quick else min(2, len(self.y))
-        physics, y = first_samples(self.physics, count), self.y[:count]
+        physics, y = first_samples(self.fast, count), self.y[:count]
         residual = range_residual(physics, y, steps)
         probe = of_one_sample(physics, 0).A(probe_images(1, self.shape, stream_seed(self.seed, "range"), y.device))
         own = range_residual(of_one_sample(physics, 0), probe, steps)

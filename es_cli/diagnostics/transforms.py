@@ -25,6 +25,7 @@ from es_cli.splitting.group import IDENTITY, Element, Group, named_group
 from es_cli.splitting.library_loss import LibraryLoss
 from es_cli.splitting.objective import Equivariant, EquivariantSplitting, Objective
 from es_cli.splitting.parameters import of_one_sample
+from es_cli.splitting.sparse_radon import with_sparse_radon
 from es_cli.splitting.transforms import TOLERANCE, GroupTransform, TransformGroup, element_defects
 from es_cli.streams import stream_seed
 
@@ -148,10 +149,11 @@ def _found(experiment: Experiment, quick: bool) -> Finding:
     seed, device = stream_seed(experiment.spec.seed, "check-transforms"), torch.device(experiment.operator.device)
     positions = next(looked_at(experiment.train, 2 if quick else 4, 1))
     y, _, physics, _ = experiment.reconstruction.batch(experiment.train, positions, device)
+    physics = with_sparse_radon(physics)
     shape = experiment.operator.image.fitted(tuple(y.shape[1:])).shape
     groups = groups_of_losses(experiment.objective, shape)
     tried = [element for group in groups or [experiment.reconstruction.group] for element in tried_elements(group, 4 if quick else 8, seed)]
-    numbers: dict[str, Any] = {"group": _name(experiment, groups), "elements": len(tried), "listed": all(group.size is not None for group in groups)}
+    numbers: dict[str, Any] = {"group": group_name(experiment, groups), "elements": len(tried), "listed": all(group.size is not None for group in groups)}
     linear = isinstance(physics, LinearPhysics)
     x = probe_images(samples_of(physics), shape, stream_seed(seed, "probe"), device)
     numbers |= _numbers_of(measured_elements(physics if linear else None, tried, x))
@@ -178,7 +180,7 @@ def measured_elements(physics: Any, elements: Sequence[Element], x: Tensor) -> l
     return found
 
 
-def _name(experiment: Experiment, groups: Sequence[Group]) -> str:
+def group_name(experiment: Experiment, groups: Sequence[Group]) -> str:
     """The name of what moves images, as the spec has it."""
     chosen = experiment.spec.transforms
     own = [group for group in groups if isinstance(group, TransformGroup)]
@@ -224,19 +226,19 @@ def _judged(experiment: Experiment, numbers: dict[str, Any], relies: bool, other
             return found("doubtful", what, "use group: rotations, whose inverses are their adjoints, or D4")
         return found("good", f"under {group} the operator sees images anew: {100 * share:.2g} % of what it does not see, which is {unseen}")
     numbers["would_teach"] = would = others()
-    instead = _instead(would, solved=numbers["enough"] <= ENOUGH)
+    instead = instead_of(would, solved=numbers["enough"] <= ENOUGH)
     if relies and (defect <= NOTHING or share <= DAMPING):
         what = f"this group teaches nothing about what A does not see, {unseen}: {group} has an operator defect of {defect:.1g}, and shows {100 * share:.1g} % of it"
         return found("no", what, instead)
     if relies:
         what = f"{group} teaches next to nothing about what the operator does not see, {unseen}: it shows {100 * share:.1g} % of it"
         return found("doubtful", what, instead)
-    return found(*_without_group(experiment.objective, unseen, instead))
+    return found(*without_group(experiment.objective, unseen, instead))
 
 
-def _without_group(objective: Objective, unseen: str, instead: str) -> tuple[Verdict, str, str]:
+def without_group(objective: Objective, unseen: str, instead: str) -> tuple[Verdict, str, str]:
     """What to say of losses none of which moves images."""
-    losses = [_library(term) for term in objective.terms]
+    losses = [library(term) for term in objective.terms]
     if any(getattr(loss, "physics_generator", None) is not None for loss in losses):
         return "good", "no loss moves images by a group; one draws other operators, which see what this one does not", ""
     if all(type(loss).__name__ in CONSISTENCY_ONLY for loss in losses):
@@ -244,12 +246,12 @@ def _without_group(objective: Objective, unseen: str, instead: str) -> tuple[Ver
     return "doubtful", f"no loss moves images by a group: what the operator does not see, {unseen}, is left to splits and to the symmetries of the network", instead
 
 
-def _library(term: nn.Module) -> Any:
+def library(term: nn.Module) -> Any:
     """The loss of deepinv within a term; the term itself where there is none."""
     return term.loss if isinstance(term, LibraryLoss) else term
 
 
-def _instead(would: dict[str, float], solved: bool) -> str:
+def instead_of(would: dict[str, float], solved: bool) -> str:
     """What to do where a group teaches nothing, by the groups that would; `solved`: what A does not see is known well enough to say that none would."""
     if not would and not solved:
         return "let the whole check find a group that would"

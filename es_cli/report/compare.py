@@ -72,7 +72,7 @@ def _check_folder(folder: Path, spec: Spec) -> None:
 
 
 def _ranked(names: list[str], runs: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
-    if not all(run["evaluation"] for run in runs):
+    if not all(run["evaluation"] and "metrics" in run["evaluation"] for run in runs):
         return tuple(names), ""
     scores = [float(run["evaluation"]["metrics"][PSNR]["mean"]) for run in runs]
     order = sorted(range(len(names)), key=lambda position: -scores[position])

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ DASHES = ("solid", "dashed", "dotted", "dashdot")
 CURVES = {"validation_loss": "held-out loss", "loss": "training loss", "validation_psnr": "PSNR on validation images (dB)"}
 
 
-def data_uris(images: Mapping[str, np.ndarray], window: str) -> dict[str, str]:
-    """Images (C, …, H, W) of one sample as PNGs in data URIs, in one grey window: 0 to the 99.5th percentile of the image called `window`."""
-    shown = {title: as_picture(image) for title, image in images.items()}
+def data_uris(images: Mapping[str, np.ndarray], window: str, own: Collection[str] = ()) -> dict[str, str]:
+    """Images (C, …, H, W) of one sample as PNGs in data URIs, in one grey window: 0 to the 99.5th percentile of the image called `window`.
+
+    Negative values are shown by their size. Those in `own` have a window of their own.
+    """
+    shown = {title: np.abs(as_picture(image)) for title, image in images.items()}
     white = white_of(shown[window])
-    return {title: _data_uri(image / white) for title, image in shown.items()}
+    return {title: _data_uri(image / (white_of(image) if title in own else white)) for title, image in shown.items()}
 
 
 def _data_uri(image: np.ndarray) -> str:

@@ -12,20 +12,27 @@ import numpy as np
 from es_cli.data import images, readers
 from es_cli.data.files import is_picture, reading, suffix_of
 from es_cli.data.geometry import Geometry
+from es_cli.serving.limits import HELD
 
 CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of one input, `where` naming it in faults. `path` and `key` say where it lies, None: on standard input; `sha256` is that of
-    the file, None: nobody asked."""
+    """The measurements of one input, `where` naming it in faults. `path` and `key` say where it lies, None: on standard input, as array `number`;
+    `sha256` is that of the file, None: nobody asked; `stored` is the type of the values in it."""
 
     where: str
     array: np.ndarray
     path: Path | None = None
     key: str | None = None
     sha256: str | None = None
+    stored: np.dtype | None = None
+    number: int | None = None
+
+    def opened(self) -> np.ndarray:
+        """The array; where it is mapped, anew, so that the pages that were read before can go."""
+        return readers.open_array(self.path, self.key) if isinstance(self.array, np.memmap) and self.path is not None else self.array
 
     def geometry(self, image: np.ndarray) -> Geometry | None:
         """Axes, voxel size and position for an image of the shape of these measurements; None for others, or where the file does not say."""
@@ -35,13 +42,14 @@ class Measured:
 def read_input(path: Path, key: str | None, hashed: bool) -> Measured:
     """A file, a series or a .zarr; pictures as training reads them: in [0, 1], without a channel axis if there was none. Raises DataError."""
     array = readers.open_array(path, key)
+    stored = array.dtype
     if is_picture(path) and array.dtype.kind in "bu":
         picture = images.to_picture(array, str(path))
         array = picture[0] if array.ndim == 2 else picture
-    with reading(path):
-        # what is mapped is read here, where it does not keep the network waiting
-        array = np.array(array) if isinstance(array, np.memmap) or not array.flags.owndata else array
-    return Measured(str(path), array, path, key, sha256_of(path) if hashed else None)
+    if isinstance(array, np.memmap) and array.nbytes <= HELD:
+        with reading(path):
+            array = np.array(array)  # read here, where it does not keep the network waiting
+    return Measured(str(path), array, path, key, sha256_of(path) if hashed else None, stored)
 
 
 def sha256_of(path: Path) -> str:

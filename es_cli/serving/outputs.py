@@ -157,3 +157,17 @@ def _check_suffix(path: Path) -> None:
     if suffix not in SUFFIXES:
         hint = INSTEAD.get(suffix, f"es writes {', '.join(SUFFIXES)}; a folder ends with /")
         raise UsageError(f"no writer for {path.suffix or 'a name without suffix'}", where=str(path), hint=hint)
+
+
+def check_identifiers(jobs: Sequence[Job]) -> None:
+    """Raises UsageError where identifiers have no place, DataError where there are none to keep; before anything heavy is loaded."""
+    from es_cli.data.identifiers import PLACES, read_identifiers
+    from es_cli.data.writers import suffix_of
+
+    for job in jobs:
+        if job.target is None or suffix_of(job.target) not in PLACES:
+            hint = f"give -o FILE with one of {', '.join(PLACES)}"
+            raise UsageError("--keep-identifiers has no place in this output", where=str(job.target or "standard output"), hint=hint)
+        if job.input.is_stream:
+            raise UsageError("standard input has no identifiers to keep", hint="leave --keep-identifiers out")
+        read_identifiers(Path(job.input.source))

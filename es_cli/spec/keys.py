@@ -12,15 +12,22 @@ from pydantic.fields import FieldInfo
 from es_cli.spec.component import Component, plain
 from es_cli.spec.schema import LossTerm, Section, Spec
 
+ONLY_IN_A_CHECKPOINT = {"data"}  # can be left out there alone
+
 
 @dataclass(frozen=True)
 class Key:
-    """One key. `default` is as YAML writes it, "" for a section, whose keys have their own, "required" where there is none; `words` are those that it knows."""
+    """One key.
+
+    `default` is as YAML writes it, "" for a section, whose keys have their own, "required" where there is none; `words` are those that it knows.
+    `section` names what is below the key, "" where it is a plain value: keys with the same section have the same keys below them.
+    """
 
     path: str
     meaning: str
     default: str
     words: tuple[str, ...] = ()
+    section: str = ""
 
 
 def keys_of(section: type[Section] = Spec, below: str = "") -> Iterator[Key]:
@@ -30,7 +37,8 @@ def keys_of(section: type[Section] = Spec, below: str = "") -> Iterator[Key]:
             continue
         path = f"{below}{name}"
         inner = next(_sections(field.annotation), None)
-        yield Key(path, field.description or "", _default(field, inner), tuple(_words(field.annotation)))
+        default = "required" if field.is_required() or path in ONLY_IN_A_CHECKPOINT else _default(field, inner)
+        yield Key(path, field.description or "", default, tuple(_words(field.annotation)), "" if inner is None else inner.__name__)
         if inner is not None:
             yield from keys_of(inner, f"{path}.0." if inner is LossTerm else f"{path}.")
 
@@ -47,14 +55,12 @@ def _words(annotation: Any) -> Iterator[str]:
         yield from get_args(annotation)
     elif annotation is bool:
         yield from ("true", "false")
-    else:
+    elif get_origin(annotation) is not dict:
         for inner in get_args(annotation):
             yield from _words(inner)
 
 
 def _default(field: FieldInfo, inner: type[Section] | None) -> str:
-    if field.is_required():
-        return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Section):
         return ""

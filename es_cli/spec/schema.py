@@ -290,7 +290,7 @@ def _default_optimizer() -> Component:
 class Training(Section):
     """How long, how fast, and when to stop."""
 
-    epochs: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="passes over the training data")
+    epochs: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="passes over the training data; 100 where no steps are given")
     steps: Annotated[Whole, Field(gt=0)] | None = Field(default=None, description="optimizer steps, in place of epochs")
     batch_size: Annotated[Whole, Field(gt=0)] = Field(default=8, description="samples in one step")
     optimizer: PartField = Field(default_factory=_default_optimizer, description="an optimizer of torch, such as {name: AdamW, lr: 5e-4}")

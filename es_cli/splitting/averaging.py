@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,15 +90,24 @@ def average(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group,
 
 
 def moments(network: Any, y: Tensor, physics: Any, rule: TestRule, group: Group, splitter: Any = None, **options: Any) -> Averaged:
-    """Mean and variance over the pairs of `rule`, at no further network call; `options` are those of `passes`. Source: Chan et al., 1979."""
-    mean = squares = torch.zeros((), device=y.device)
+    """Mean and variance over the pairs of `rule`, at no further network call; `options` are those of `passes`. The mean is that of `average`."""
+    return merged(passes(network, y, physics, rule, group, splitter, **options))
+
+
+def merged(parts: Iterable[Tensor]) -> Averaged:
+    """Mean and variance over the leading axis of all `parts` (n, B, …) together, of which one at a time is held. Source: Chan et al., 1979."""
+    total = squares = torch.zeros(())
     done = 0
-    for images in passes(network, y, physics, rule, group, splitter, **options):
+    for images in parts:
         here, count = images.mean(0), len(images)
-        step = here - mean
-        squares = squares + (images - here).square().sum(0) + step.square() * (done * count / (done + count))
-        mean, done = mean + step * (count / (done + count)), done + count
-    return Averaged(mean, squares / done)
+        if done:
+            squares = squares + (here - total / done).square() * (done * count / (done + count))
+            total = total + images.sum(0)
+        else:
+            total = images.sum(0)
+        squares = squares + (images - here).square().sum(0)
+        done += count
+    return Averaged(total / done, squares / done)
 
 
 def passes(

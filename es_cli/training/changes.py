@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from es_cli import catalog
-from es_cli.errors import CheckpointError, Fault, SpecError
-from es_cli.spec.document import to_dict
+from es_cli.errors import CheckpointError, DataError, Fault, SpecError
+from es_cli.spec.document import from_dict, to_dict
 from es_cli.spec.schema import Spec
-from es_cli.training.folder import SPEC
+from es_cli.training.folder import SPEC, check_links
+from es_cli.training.lock import FolderLock
+
+if TYPE_CHECKING:
+    from es_cli.experiment import Experiment
 
 MAY_CHANGE = (
     "training.steps", "training.epochs", "training.batch_size", "training.optimizer", "training.scheduler", "training.gradient_clip",
@@ -36,24 +41,82 @@ class Change:
         return any(self.path == path or self.path.startswith(path + ".") for path in MAY_CHANGE) and self.path not in MAY_NOT
 
 
-def read_run(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[Spec, Spec, list[Change]]:
-    """The spec of a run as it was, as it goes on with `a.b=value` overrides, and what changes.
+@dataclass(frozen=True)
+class Reopened:
+    """A stopped run to go on with: its folder, which is locked until `release`; its spec as it was, `before`, and as it goes on; what changes."""
 
-    Raises CheckpointError where the folder holds no run, SpecError for all changes at once that it cannot go on with.
+    path: Path
+    lock: FolderLock
+    before: Spec
+    spec: Spec
+    changes: list[Change]
+
+    def release(self) -> None:
+        """Let others in."""
+        self.lock.release()
+
+
+def reopen(run_dir: Path, overrides: Sequence[str] = (), spec: Path | None = None, ours: bool = True) -> Reopened:
+    """The run in a folder, locked, with `a.b=value` overrides of its spec, or of the file `spec`, None: the one that the run has kept.
+
+    `ours`: this process writes there, and locks it; else another one does that trains with it. Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, OutputError where a link leads
+    out of it, SpecError for all changes at once that it cannot go on with.
     """
-    file = run_dir / SPEC
-    if not file.is_file():
+    if not os.path.isfile(run_dir / SPEC):  # a name that no file can have is no error to it
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
-    before = catalog.load_spec(file)
-    if not overrides:
-        return before, before, []
-    after = catalog.load_spec(file, overrides)
-    changes = list(_changes(to_dict(before), to_dict(after), ""))
+    check_links(run_dir)
+    lock = FolderLock(run_dir)
+    if ours:
+        lock.take()
+    try:
+        before = catalog.load_spec(run_dir / SPEC)
+        after = catalog.load_spec(spec or run_dir / SPEC, overrides) if overrides or spec is not None else before
+        changes = list(_changes(to_dict(before), to_dict(after), ""))
+        _refuse(changes)
+        return Reopened(run_dir, lock, before, after, changes)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def described(resolved: Spec) -> dict[str, Any]:
+    """What is trained, without the data, and without weights that the spec named as a file: these are in the tensors, and its path would say where it lay."""
+    losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
+    whole = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
+    return {name: section for name, section in whole.items() if name != "data"}
+
+
+def check_same(begun: Any, now: Mapping[str, Any]) -> None:
+    """SpecError where a run is not what it was `begun` as, both as `described` has it: somebody has edited its spec. None: nobody knows.
+
+    Raises ValueError where `begun` describes nothing that this version knows.
+    """
+    if begun is None:
+        return
+    try:
+        held = to_dict(from_dict(begun, SPEC))
+    except SpecError as error:
+        raise ValueError(f"it speaks of a spec that is none: {error.faults[0].what}") from error
+    _refuse(_changes(held, now, ""))
+
+
+def count_samples(experiment: Experiment) -> str:
+    """How many samples there are, in words."""
+    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
+
+
+def check_samples(begun: Any, experiment: Experiment) -> None:
+    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
+    if begun is not None and begun != count_samples(experiment):
+        what = f"this run was begun with {begun!s:.80}, and there are {count_samples(experiment)} now"
+        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
+
+
+def _refuse(changes: Iterable[Change]) -> None:
     refused = [change for change in changes if not change.allowed]
     if refused:
         hint = "a run goes on with what it was begun with: train anew, with --init-from to start from its weights"
         raise SpecError([Fault(f"this run was begun with {_shown(one.old)}, and {_shown(one.new)} is asked for", one.path, hint) for one in refused])
-    return before, after, changes
 
 
 def _changes(old: Any, new: Any, path: str) -> Iterator[Change]:

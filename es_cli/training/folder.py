@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,16 @@ TEMPORARY = ".*.tmp"  # what a file is called until it is whole
 TEST_DATA = tuple(f"data/test_{name}{end}" for name in ("x", "y", *catalog.OF_PHYSICS, *catalog.LEVELS) for end in (".npy", "/[0-9]*.npy"))
 # all that a run writes; whatever else lies in its folder is not ours to delete
 WRITTEN = (SPEC, MARK, "model.safetensors", "metrics.jsonl", "metrics.csv", "progress.png", "state", "previews", *TEST_DATA)
+
+
+def check_links(folder: Path) -> None:
+    """OutputError where what a run writes, or deletes to make room, is a link out of its folder: a folder may come from somebody else."""
+    root = os.path.realpath(folder)
+    for pattern in (*WRITTEN, "data", "data/test_*", "state/*", "previews/*"):
+        for found in folder.glob(pattern):
+            real = os.path.realpath(found)
+            if os.path.islink(found) and os.path.commonpath([real, root]) != root:
+                raise OutputError("a link leads out of the run's folder", where=str(found), hint="remove it, or train in another folder with -o")
 
 
 @dataclass(frozen=True)
@@ -107,13 +118,14 @@ def claim(spec: Spec, explicit: Path | None = None, overwrite: bool = False) -> 
     """Make the folder of a run and write its spec: `explicit`, or runs/NAME, runs/NAME-2, … whichever is free.
 
     One to overwrite is left as it is. The folder is locked: whoever trains in it releases it. Raises UsageError where `explicit` exists and may
-    not be overwritten, or another process trains in it, OutputError where the folder cannot be made.
+    not be overwritten, or another process trains in it, OutputError where the folder cannot be made, or links in it lead elsewhere.
     """
     if explicit is not None and explicit.exists():
         if not overwrite:
             raise UsageError("this output exists", where=str(explicit), hint="give another -o, or --overwrite to replace it")
         if not _holds_a_run(explicit):
             raise UsageError("this is not the folder of a run, and is not overwritten", where=str(explicit), hint="give another -o")
+        check_links(explicit)
         return RunFolder(explicit, True, FolderLock(explicit).take())
     path = _made(spec.name, explicit)
     folder = RunFolder(path, lock=FolderLock(path).take())

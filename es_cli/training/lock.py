@@ -42,8 +42,9 @@ class FolderLock:
             self._file = file
             # whoever had the lock may have taken its file away between the two calls: then it is not the folder's any more
         assert self._file is not None
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same, without the number that others are told
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
         return self
 
     def release(self) -> None:

@@ -14,6 +14,7 @@ from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 
 from es_cli.data.batches import Epochs, in_order, steps_per_epoch
+from es_cli.data.damaged import Samples
 from es_cli.data.measurements import Measurements
 from es_cli.errors import DataError, Diverged, Fault, SpecError
 from es_cli.experiment import Experiment
@@ -24,7 +25,6 @@ from es_cli.splitting.averaging import ONE_CALL
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.objective import Objective
 from es_cli.streams import stream_seed
-from es_cli.training.damaged import Samples
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, Feed, feeding
 from es_cli.training.memory import with_room

@@ -12,9 +12,9 @@ import torch
 
 from es_cli import figures
 from es_cli.data.batches import in_order
+from es_cli.data.damaged import Samples
 from es_cli.experiment import Experiment
 from es_cli.splitting.averaging import ONE_CALL
-from es_cli.training.damaged import Samples
 from es_cli.training.state import TrainingState
 
 SAMPLES = 4

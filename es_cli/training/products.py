@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from es_cli import catalog
 from es_cli.checkpoint import Metadata, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_array
 from es_cli.experiment import Experiment
-from es_cli.spec.document import to_dict
 from es_cli.training.events import Validated
 from es_cli.training.state import TrainingState
 
@@ -24,11 +22,7 @@ def written_model(path: Path, experiment: Experiment, state: TrainingState, even
     tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
     tensors = {key: value.detach().cpu().clone() for key, value in tensors.items()}
     tensors.update(experiment.operator.arrays)
-    # weights that a spec named as a file are in the tensors by now; its path would say where they lay
-    resolved = experiment.resolved
-    losses = tuple(term.model_copy(update={"loss": catalog.without_weight_files(term.loss)}) for term in resolved.losses)
-    described = to_dict(resolved.model_copy(update={"model": catalog.without_weight_files(resolved.model), "losses": losses}))
-    scale = (described.pop("data") or {}).get("scale", "none")
+    data = experiment.resolved.data
     measurement = {
         "shape": list(experiment.operator.measurement.shape),
         "image_shape": list(experiment.operator.image.shape),
@@ -38,7 +32,8 @@ def written_model(path: Path, experiment: Experiment, state: TrainingState, even
     }
     if experiment.operator.image.free:
         measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
-    metadata = Metadata(described, scale, measurement, {"loss": event.loss, "step": event.step})
+    scale = "none" if data is None else data.scale
+    metadata = Metadata(dict(state.spec or {}), scale, measurement, {"loss": event.loss, "step": event.step})
     return lambda: save_checkpoint(path, metadata, tensors)
 
 

@@ -18,15 +18,15 @@ from es_cli import catalog
 from es_cli.checkpoint import installed_versions, load_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.writers import write_bytes
-from es_cli.errors import CheckpointError, DataError, Diverged, OutputError, out_of_memory, said
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Diverged, EsError, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
-from es_cli.training.changes import Change, read_run
+from es_cli.training.calibrating import calibrate_checkpoint
+from es_cli.training.changes import Change, Reopened, check_same, check_samples, count_samples, described, reopen
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
-from es_cli.training.lock import FolderLock
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
@@ -35,7 +35,7 @@ from es_cli.training.products import keep_test_data, written_model
 from es_cli.training.runtime import machine, peak_memory
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
-from es_cli.training.state import UNREADABLE, Snapshot, unreadable
+from es_cli.training.state import Snapshot, unreadable
 from es_cli.training.stopping import Rests
 
 Listener = Callable[[Event], None]
@@ -63,15 +63,15 @@ def train(
     init_from: Path | None = None,
     until: float | None = None,
     on_event: Listener = lambda event: None,
+    on_built: Callable[[Experiment], None] = lambda experiment: None,
     processes: Processes | None = None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
-    `processes` are those that train together, None: this one alone; only the one that writes has a folder.
-
+    `processes` are those that train together, None: this one alone; only the one that writes has a folder, and is shown anything.
     `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
-    `time.monotonic`, None: when it is finished. Raises any EsError, the folder then being given up; Interrupted after a signal or at that time,
-    with the state saved.
+    `time.monotonic`, None: when it is finished. `on_built` is shown everything that will be trained, and leaves it as it is. Raises any EsError,
+    the folder then being given up; Interrupted after a signal or at that time, with the state saved.
     """
     processes = processes or Processes()
     with ExitStack() as stack:
@@ -86,6 +86,7 @@ def train(
                 experiment = build_experiment(spec, where)
                 if init_from is not None:
                     _start_from(experiment, init_from)
+                on_built(experiment)
                 return _kind(processes)(experiment, Keeper(path, folder.lock), StateFiles(path), where, on_event, until, processes)
 
             run = processes.together(build)
@@ -100,7 +101,7 @@ def train(
 
 
 def resume(
-    run_dir: Path,
+    run_dir: Path | Reopened,
     changes: Sequence[str] = (),
     *,
     device: str = "auto",
@@ -110,31 +111,33 @@ def resume(
 ) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
-    `changes` are `a.b=value` overrides of its spec, for the rest of the run. `until` and `processes`, of which there may be more or fewer than
-    before, as in `train`. Raises Interrupted as it does, CheckpointError
-    where the folder holds no run or no state, SpecError where it cannot go on with a change, UsageError where another process trains in it.
+    `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
+    run. `until` and `processes`, of which there may be more or fewer than before, as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
+    go on with a change, UsageError where another process trains in it, OutputError where a link leads out of it.
     """
-    read_run(run_dir, changes)
     processes = processes or Processes()
+    run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes, ours=processes.writes)
     with ExitStack() as stack:
-        lock = FolderLock(run_dir)
-        stack.callback(lock.release)
+        stack.callback(run.release)
         where = processes.device(device)
+        stack.enter_context(machine(where, run.spec.training.deterministic))
 
-        def build() -> tuple[_Run, tuple[Any, ...]]:
-            if processes.writes:
-                lock.take()
-            before, spec, changed = read_run(run_dir, changes)
-            stack.enter_context(machine(where, spec.training.deterministic))
-            experiment = build_experiment(spec, where)
-            states = StateFiles(run_dir)
-            snapshot, good = _found(run_dir, states, processes.writes, lambda text: on_event(Note(text)))
-            horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(before, experiment.train)
-            made = _kind(processes)(experiment, Keeper(run_dir, lock), states, where, on_event, until, processes, horizon)
-            return made, (snapshot, good, changed)
+        def build() -> tuple[_Run, Snapshot | None, Snapshot | None]:
+            experiment = build_experiment(run.spec, where)
+            states = StateFiles(run.path)
+            snapshot, good = _found(run.path, states, processes.writes, lambda text: on_event(Note(text)))
+            if snapshot is not None:
+                try:
+                    check_same(snapshot.described.get("spec"), described(experiment.resolved))
+                except ValueError as error:
+                    raise unreadable(snapshot.path or states.newest, error) from error
+                check_samples(snapshot.described.get("samples"), experiment)
+            horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
+            going = _kind(processes)(experiment, Keeper(run.path, run.lock), states, where, on_event, until, processes, horizon)
+            return going, snapshot, good
 
-        run, found = processes.together(build)
-        return run.go_on(*found)
+        going, snapshot, good = processes.together(build)
+        return going.go_on(snapshot, good, run.changes)
 
 
 def _kind(processes: Processes) -> type[_Run]:
@@ -183,6 +186,8 @@ class _Run:
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
         self.state = new_state(experiment, average, self.steps, self.running, horizon, processes)
+        self.state.spec = described(experiment.resolved)
+        self.state.samples = count_samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
@@ -200,10 +205,7 @@ class _Run:
         """Train from a snapshot, None: from the first step; nothing where that is the end. `good` is what to go back to where training diverges."""
         self.good = good
         if snapshot is not None:
-            try:
-                self.state.restore(snapshot)
-            except UNREADABLE as error:
-                raise unreadable(self.states.newest, error) from error
+            self.state.restore(snapshot)
         progress, spec = self.state.progress, self.experiment.spec
         self.metrics.resume(progress.step)
         if progress.done and ended(spec, progress, self.steps):
@@ -292,6 +294,7 @@ class _Run:
         if isinstance(event, Stopped):
             self._save(Resting(self.state.snapshot()))
             self.saver.finish()
+            self._calibrate()
 
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
@@ -340,6 +343,13 @@ class _Run:
             return
         if path is not None:
             self.tell(Previewed(path))
+
+    def _calibrate(self) -> None:
+        """The run is finished and saved: whatever goes wrong here costs the error bars and nothing else."""
+        try:
+            calibrate_checkpoint(self.model, self.experiment, self.device)
+        except (EsError, *LIBRARY_ERRORS) as error:
+            self.note(f"no error bars: {said(error)}")
 
     def _average(self) -> torch.nn.Module | None:
         spec, experiment = self.experiment.spec, self.experiment

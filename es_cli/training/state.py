@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from es_cli.data.tensors import check_header, read_json
 from es_cli.data.writers import write_bytes
-from es_cli.errors import CheckpointError
+from es_cli.errors import LIBRARY_ERRORS, CheckpointError, out_of_memory
 from es_cli.networks.running import Running
 from es_cli.splitting.objective import Objective
 from es_cli.training.processes import Processes
 from es_cli.training.schedule import take_over
 
 # what reading a damaged file, or one of another spec, raises
-UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError)
+UNREADABLE = (*LIBRARY_ERRORS, SafetensorError, OSError, RecursionError)
+MOST_STEPS = 1 << 53  # no run makes more
 
 
 @dataclass
@@ -61,10 +64,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state as it was at one moment: tensors on the host that nothing changes any more, and the rest as JSON knows it."""
+    """A state as it was at one moment: tensors on the host that nothing changes any more, and the rest as JSON knows it.
+
+    `path`: the file that it was read from, None: it is of this run.
+    """
 
     tensors: Mapping[str, Tensor]
     described: Mapping[str, Any]
+    path: Path | None = None
 
     @property
     def step(self) -> int:
@@ -92,6 +99,7 @@ def read_snapshot(path: Path) -> Snapshot:
     if not path.is_file():
         raise CheckpointError("the run has no saved state", where=str(path), hint="it stopped before its first one; train again with --overwrite")
     try:
+        check_header(path)
         with safe_open(str(path), framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = file.metadata()
@@ -99,7 +107,9 @@ def read_snapshot(path: Path) -> Snapshot:
         # states of older versions have no checksum
         if metadata.get("sha256", (found := _checksum(tensors, text))) != found:
             raise ValueError("its checksum is another")
-        return Snapshot(tensors, json.loads(text))
+        described = read_json(text)
+        _progress(described["progress"])
+        return Snapshot(tensors, described, path)
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
@@ -114,7 +124,7 @@ class TrainingState:
     """Network with its losses, averaged weights (None without EMA), optimizer, scheduler (None without one) and progress.
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
-    optimizer and scheduler as the spec has them, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    optimizer and scheduler as the spec has them, `spec` is what is trained, `samples` says on how many, and `schedule_end` is the step after which the learning rate stays, None: it never does.
     `processes` are those that train together.
     """
 
@@ -128,6 +138,9 @@ class TrainingState:
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
     processes: Processes = field(default_factory=Processes)
+    spec: Mapping[str, Any] | None = None
+    samples: str | None = None
+    untried: Path | None = None  # the file that the state was read from, until the first step from there
 
     @property
     def network(self) -> nn.Module:
@@ -154,6 +167,8 @@ class TrainingState:
         described = {
             "progress": asdict(self.progress),
             "parts": self.parts,
+            "spec": self.spec,
+            "samples": self.samples,
             "optimizer": _pack(self.optimizer.state_dict(), "optimizer", tensors),
             "scheduler": None if self.scheduler is None else _pack(self.scheduler.state_dict(), "scheduler", tensors),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -161,7 +176,27 @@ class TrainingState:
         return Snapshot(tensors, described)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot, which stays as it is. Raises KeyError, ValueError, TypeError or RuntimeError where it is of another spec."""
+        """Go on from a snapshot, which stays as it is. Raises CheckpointError where it was read from a file and is of another spec."""
+        try:
+            self._take(snapshot)
+        except UNREADABLE as error:
+            if snapshot.path is None or out_of_memory(error):
+                raise
+            raise unreadable(snapshot.path, error) from error
+        self.untried = snapshot.path
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """A step of the optimizer. Raises CheckpointError where it is the first one and cannot be made: an optimizer takes over anything, and looks at it then."""
+        try:
+            yield
+        except LIBRARY_ERRORS as error:
+            if self.untried is None or out_of_memory(error):
+                raise
+            raise unreadable(self.untried, error) from error
+        self.untried = None
+
+    def _take(self, snapshot: Snapshot) -> None:
         tensors, described = snapshot.tensors, snapshot.described
         self.network.load_state_dict(_part(tensors, "network"))
         self.objective.restore(_part(tensors, "objective"))
@@ -187,17 +222,25 @@ class TrainingState:
 
     def load(self, path: Path) -> None:
         """Continue from what `save` wrote. Raises CheckpointError where the file is missing, broken or of another run."""
-        snapshot = read_snapshot(path)
-        try:
-            self.restore(snapshot)
-        except UNREADABLE as error:
-            raise unreadable(path, error) from error
+        self.restore(read_snapshot(path))
 
 
 def _progress(described: Mapping[str, Any]) -> Progress:
+    """Raises TypeError, KeyError or ValueError where a field is of another kind."""
     # older versions wrote a state only where no validation was due
     found = {"validated": described["step"], **described}
-    return Progress(**{**found, "tally": Tally(**found.get("tally", {}))})
+    progress = Progress(**{**found, "tally": Tally(**found.get("tally", {}))})
+    for held in (progress, progress.tally):
+        for key, value in vars(held).items():
+            kind = type(getattr(type(held), key, None))
+            if kind is int and not (type(value) is int and 0 <= value < MOST_STEPS):
+                raise ValueError(f"{key} is {value!r:.40}")
+            if kind in {float, str} and not isinstance(value, (float, int) if kind is float else str):
+                raise TypeError(f"{key} is {value!r:.40}")
+    positions = [position for part in progress.bad.values() for position in part] if isinstance(progress.bad, dict) else [None]
+    if not all(type(position) is int and position >= 0 for position in positions):
+        raise ValueError(f"bad is {progress.bad!r:.40}")
+    return progress
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -85,13 +85,21 @@ def _descend(state: TrainingState, loss: Tensor, clip: float | None, ask: bool) 
     norm = None
     if clip is not None:
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-    if scaler is not None:
-        scaler.step(optimizer)
-        scaler.update()
-        return torch.isfinite(loss.detach())
-    if norm is None:
-        norm = nn.utils.get_total_norm([p.grad for p in state.network.parameters() if p.grad is not None])
-    sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+    with state.stepping():
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+            return torch.isfinite(loss.detach())
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in state.network.parameters() if p.grad is not None])
+        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        _step(state, sound, ask)
+    return sound
+
+
+def _step(state: TrainingState, sound: Tensor, ask: bool) -> None:
+    """The step itself, where it is `sound`."""
+    optimizer = state.optimizer
     if ask:
         if bool(sound):
             optimizer.step()
@@ -104,7 +112,6 @@ def _descend(state: TrainingState, loss: Tensor, clip: float | None, ask: bool) 
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~sound, 0)
         optimizer.step()
-    return sound
 
 
 @torch.no_grad()

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from es_cli import checkpoint, errors
@@ -112,7 +110,7 @@ def test_names_of_files_cannot_steer_the_terminal(info_raises):
         (["reconstruct", "--ckpt", "m"], "see es reconstruct --help"),
         (["train"], "no spec is named"),
         (["train", "--resume", "run", "spec.yaml", "-o", "x"], "given too: a spec, -o"),
-        (["evaluate", "--ckpt", "m", "--images", "x.npy"], "--measurements and --images go together"),
+        (["evaluate", "--ckpt", "m", "--images", "x.npy"], "--images are compared with what is made of measurements"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -133,28 +131,6 @@ def test_version_names_what_matters():
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("es 0", "torch ", "deepinv ", "safetensors ", "python 3"))
     assert result.stdout.count("\n") == 1
-
-
-def _examples():
-    group = typer.main.get_command(app)
-    for text in [group.help, *(command.help for command in group.commands.values())]:
-        for line in text.splitlines():
-            if " es " in f" {line.strip()} " and line.startswith("  "):
-                yield line.strip()
-
-
-@pytest.mark.parametrize("line", list(_examples()))
-def test_examples_of_the_help_are_commands_that_es_understands(line):
-    command = next(part for part in line.split("|") if part.strip().startswith("es "))
-    _, verb, *arguments = shlex.split(command.split(" > ")[0])
-    group = typer.main.get_command(app)
-    with group.make_context("es", [verb, *arguments]) as context, group.commands[verb].make_context(verb, arguments, parent=context) as parsed:
-        assert parsed.params
-
-
-def test_every_command_has_an_example():
-    shown = "\n".join(_examples())
-    assert all(f"es {verb}" in shown for verb in typer.main.get_command(app).commands)
 
 
 def test_json_knows_no_infinity(capsys):
@@ -183,7 +159,7 @@ def test_a_reader_that_has_gone_ends_es_quietly(environment, tmp_path):
 
 
 def test_es_is_also_python_m_es_cli(environment, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "es_cli", "--version"], env=environment, cwd=tmp_path, capture_output=True, timeout=600)
     assert done.returncode == 0 and done.stdout.startswith(b"es ")
 
 

@@ -12,11 +12,15 @@ from es_cli.cli.app import app
 
 FOUND = {
     "n": 2,
+    "source": "the measurements given",
     "metrics": {"PSNR": {"mean": 24.5, "std": 1.0}, "SSIM": {"mean": 0.8, "std": 0.05}},
     "baselines": {
         "adjoint": {"PSNR": {"mean": 10.25, "std": 2.0}, "SSIM": {"mean": 0.3, "std": 0.1}},
         "pseudoinverse": {"PSNR": {"mean": 11.0, "std": 2.0}, "SSIM": {"mean": 0.4, "std": 0.1}},
     },
+    "without_truth": {"held_out_nrmse": {"mean": 0.25, "low": 0.2, "high": 0.3}, "residual_mean": {"mean": 0.0, "low": float("nan"), "high": float("nan")}},
+    "trust": {"held_out_nrmse": "ranks networks (-0.95 on a task)", "residual_mean": "not measured"},
+    "error_bar": {"factor": 2.0, "factor_of_these": 2.5, "entries": 100, "coverage": [0.6, 0.9], "source": "the checkpoint"},
     "network_calls": 8,
     "seconds_per_image": 0.125,
     "conventions": {"PSNR": "dynamic range 1", "compared": "images as they are"},
@@ -61,12 +65,17 @@ def test_the_table_has_the_reconstruction_the_baselines_and_the_gain(es):
     assert "0.400 ± 0.100" in lines["pseudo-inverse"]
     assert "+14.250" in lines["gain over adjoint"]
     assert "+13.500" in lines["gain over pseudo-inverse"]
-    assert "2 images" in result.stdout and "8 network calls and 0.12 s an image" in result.stdout and "PSNR: dynamic range 1" in result.stdout
+    assert "0.2 to 0.3" in lines["held-out prediction error, relative"] and "ranks networks (-0.95 on a task)" in lines["held-out prediction error, relative"]
+    assert "nan" not in result.stdout and "cover 60% of 100 held-out entries within one and 90% within two" in result.stdout
+    assert "worst images by PSNR: 0 (23.50), 1 (25.50)" in result.stdout
+    assert "2 images of the measurements given" in result.stdout and "8 network calls and 0.12 s an image" in result.stdout and "PSNR: dynamic range 1" in result.stdout
     assert "\x1b" not in result.stdout and "chatter" not in result.stdout
 
 
 def test_json_is_exactly_one_object(es):
-    assert json.loads(es("--json").stdout) == FOUND
+    found = json.loads(es("--json").stdout)
+    assert found["without_truth"]["residual_mean"] == {"mean": 0.0, "low": None, "high": None}
+    assert found == json.loads(json.dumps(FOUND).replace("NaN", "null"))
 
 
 def test_csv_has_a_row_for_each_image(es):
@@ -78,7 +87,7 @@ def test_csv_has_a_row_for_each_image(es):
 def test_options_reach_the_core(es):
     es("--measurements", "y.npy", "--images", "x.npy", "--metric", "LPIPS", "--metric", "NMSE", "--device", "cpu", "--precision", "bfloat16")
     given = {"measurements": Path("y.npy"), "images": Path("x.npy"), "params": {}, "metrics": ("LPIPS", "NMSE"), "device": "cpu"}
-    expected = {**given, "precision": "bfloat16", "test": None}
+    expected = {**given, "precision": "bfloat16", "test": None, "judging": True, "variation": False}
     assert es.calls == [(Path("m.safetensors"), expected)]
 
 
@@ -95,6 +104,12 @@ def test_psnr_and_ssim_are_the_default(es):
     assert es.calls[0][1]["metrics"] == ("PSNR", "SSIM")
 
 
-@pytest.mark.parametrize("option", ["--measurements", "--images"])
-def test_half_of_a_pair_is_refused(es, option):
-    assert es(option, "a.npy").exit_code == 2 and not es.calls
+def test_images_alone_are_refused_and_measurements_alone_are_judged(es):
+    assert es("--images", "a.npy").exit_code == 2 and not es.calls
+    assert es("--measurements", "a.npy").exit_code == 0 and es.calls[0][1]["judging"] is True
+    assert es("--measurements", "a.npy", "--metrics-only").exit_code == 2 and es("--metrics-only", "--tv").exit_code == 2 and len(es.calls) == 1
+    assert es("--metrics-only").exit_code == 0 and es.calls[1][1]["judging"] is False
+
+
+def test_per_image_is_another_name_of_csv(es):
+    assert es("--per-image", "images.csv").exit_code == 0 and Path("images.csv").read_text().startswith("image,PSNR")

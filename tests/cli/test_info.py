@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from es_cli import checkpoint
+from es_cli.card import brief
 from es_cli.cli.app import app
-from es_cli.cli.info import brief
 
 SPEC = {
     "name": "[bold]tiny[/x]\x1b[31m",
@@ -59,3 +59,36 @@ def test_a_missing_checkpoint_is_exit_4(tmp_path):
 )
 def test_a_part_is_shown_as_a_call(part, text):
     assert brief(part) == text
+
+
+def test_a_card_says_what_the_checkpoint_knows_and_what_it_does_not(es):
+    said = es("--card").stdout
+    headings = [line.removeprefix("## ") for line in said.splitlines() if line.startswith("## ")]
+    assert headings == ["Model", "Intended use", "Out of scope", "Training", "Training data", "How images are made", "Evaluation", "Licence and contact"]
+    assert "from measurements alone" in said and "| held-out loss | 0.01 at step 40 |" in said and "| error bars | not calibrated |" in said
+    assert said.count("Not recorded in the checkpoint") == 2
+    assert es("--card", "--json").exit_code == 2
+
+
+def test_a_card_says_where_ground_truth_was_used(es, monkeypatch):
+    monkeypatch.setitem(SPEC, "losses", [{"name": "SupLoss", "weight": 1.0}])
+    assert "with ground truth, which SupLoss compares with" in es("--card").stdout
+
+
+def test_what_a_stranger_wrote_into_a_checkpoint_is_no_markup_of_a_card(es, monkeypatch):
+    monkeypatch.setitem(SPEC, "name", "a\n# b <script> [c](d)")
+    assert es("--card").stdout.splitlines()[0] == "# a \\# b \\<script\\> \\[c\\](d)"
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"factor": 2.0, "entries": 50, "coverage": [0.5, 0.9]}, "2 × the spread of the passes, which covers 50% and 90% of 50 held-out entries within one and two"),
+        ({"factor": "large"}, "cannot be read"),
+        ([1], "not calibrated"),
+    ],
+)
+def test_error_bars_are_said_and_no_nonsense_stops_es_info(es, monkeypatch, kept, said):
+    known = checkpoint.read_metadata("m.safetensors")
+    monkeypatch.setitem(known.validation, "error_bar", kept)
+    assert f"  {said}" in es().stdout

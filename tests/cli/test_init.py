@@ -121,6 +121,16 @@ def test_from_data_the_spec_names_files_from_where_it_lies(tmp_path: Path, capsy
     assert str(tmp_path / "data" / "measurements.npy") in captured.out and captured.err == ""
 
 
+def test_a_spec_from_data_passes_the_check_as_it_stands(tmp_path: Path, capsys: Any) -> None:
+    mask = columns(32, 4, 3)
+    save(tmp_path, train_y=kspace(phased(8, 32), 0.05) * mask)
+    spec = tmp_path / "spec.yaml"
+    assert es(["init", "--from", str(tmp_path), "-o", str(spec)]) == 0
+    capsys.readouterr()
+    assert es(["check", str(spec), "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["good", "overall"]
+
+
 def test_what_was_guessed_is_noted_on_standard_error(tmp_path: Path, capsys: Any) -> None:
     save(tmp_path, pictures=rough(6, 16))
     assert es(["init", "--from", str(tmp_path)]) == 0

@@ -144,6 +144,7 @@ def test_what_an_image_costs_is_said_to_whoever_asks(es):
 
 
 def test_the_first_frame_comes_out_before_the_second_went_in(environment, tmp_path):
+    (tmp_path / "m").write_bytes(b"weights")
     command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, **pipes) as process:
@@ -181,6 +182,7 @@ def test_pickled_arrays_are_refused(piped, tmp_path):
 
 
 def test_a_reader_that_goes_early_ends_es_quietly(environment, tmp_path):
+    (tmp_path / "m").write_bytes(b"weights")
     command = [sys.executable, "-c", DOUBLING, "reconstruct", "--ckpt", "m", "-", "-o", "-"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) as process:

@@ -246,7 +246,7 @@ simulate(load_spec(Path(sys.argv[1])), Path(sys.argv[2]), on_progress=kill)
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
 def test_a_killed_simulation_leaves_nothing_that_looks_whole(tmp_path, environment):
     spec, out = spec_for(tmp_path, "inpainting"), tmp_path / "data"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(spec), str(out)], env=environment, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(spec), str(out)], env=environment, timeout=600)
     assert done.returncode == -signal.SIGKILL and not out.exists()
     left = [path for path in tmp_path.rglob("*") if ".tmp" in str(path.relative_to(tmp_path))]
     assert left and not [path for path in left if path.name in {"spec.yaml", MARK}]

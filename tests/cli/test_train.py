@@ -53,8 +53,9 @@ def es(monkeypatch, tmp_path):
         command.calls.append(("train", spec, folder, options))
         return tell(options["on_event"])
 
-    def resume(run_dir, changes, **options):
-        command.calls.append(("resume", run_dir, changes, options))
+    def resume(stopped, **options):
+        stopped.release()
+        command.calls.append(("resume", stopped, options))
         return tell(options["on_event"])
 
     monkeypatch.setattr(run, "train", train)
@@ -125,21 +126,32 @@ def test_a_second_run_of_a_default_name_gets_a_number(es):
 
 def test_resume_goes_on_in_the_folder_of_the_run(es):
     assert es("--resume", str(RUN), "--device", "cpu").stdout == f"{RUN / 'model.safetensors'}\n"
-    ((verb, run_dir, changes, options),) = es.calls
-    assert (verb, run_dir, changes, options["device"]) == ("resume", RUN, [], "cpu")
+    ((verb, stopped, options),) = es.calls
+    assert (verb, stopped.path, stopped.changes, options["device"]) == ("resume", RUN, [], "cpu")
 
 
 def test_resume_takes_changes_that_a_run_can_go_on_with(es):
-    es("--resume", str(RUN), "training.steps=7", "training.batch_size=2")
-    ((_, _, changes, _),) = es.calls
-    assert changes == ["training.steps=7", "training.batch_size=2"]
+    es("--resume", str(RUN), "training.steps=7", "training.batch_size=3")
+    ((_, stopped, _),) = es.calls
+    assert [str(change) for change in stopped.changes] == ["training.epochs 100 → nothing", "training.steps nothing → 7", "training.batch_size 8 → 3"]
     refused = es("--resume", str(RUN), "physics.mask=0.4", "training.steps=7", "seed=3")
     assert refused.exit_code == 2 and len(es.calls) == 1
     assert "physics.mask: this run was begun with 0.5, and 0.4 is asked for" in refused.stderr
     assert "seed: this run was begun with 0, and 3 is asked for" in refused.stderr and "training.steps" not in refused.stderr
 
 
-@pytest.mark.parametrize("arguments", [["spec.yaml", "training.steps=7"], ["-o", "x"], ["--overwrite"], ["--init-from", "m"]], ids=" ".join)
+def test_resume_takes_a_changed_spec(es):
+    Path("longer.yaml").write_text(SPEC % "" + "training: {epochs: 500}\n")
+    assert es("longer.yaml", "training.batch_size=3", "--resume", str(RUN)).exit_code == 0
+    ((_, stopped, _),) = es.calls
+    assert [str(change) for change in stopped.changes] == ["training.epochs 100 → 500", "training.batch_size 8 → 3"]
+    Path("other.yaml").write_text((SPEC % "").replace("0.5", "0.4"))
+    refused = es("other.yaml", "--resume", str(RUN))
+    assert refused.exit_code == 2 and "physics.mask: this run was begun with 0.5, and 0.4 is asked for" in refused.stderr and len(es.calls) == 1
+    assert es("other.yaml", "--resume", "nothing").exit_code == 4
+
+
+@pytest.mark.parametrize("arguments", [["-o", "x"], ["--overwrite"], ["--init-from", "m"]], ids=" ".join)
 def test_resume_takes_no_other_wishes(es, arguments):
     result = es("--resume", str(RUN), *arguments)
     assert result.exit_code == 2 and "given too" in result.stderr and not es.calls

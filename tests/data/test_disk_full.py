@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import errno
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from faults import FULL, content, failing
 
 from es_cli.checkpoint import Metadata, load_checkpoint, save_checkpoint
-from es_cli.data import writers
 from es_cli.data.geometry import Geometry
 from es_cli.data.readers import open_array
 from es_cli.data.writers import SUFFIXES, write_array, write_bytes
@@ -45,92 +41,22 @@ WRITERS: dict[str, Write] = {
 }
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-class Failing:
-    """Counts what is asked of the system while something is written, and fails the `at`-th time, None: never."""
-
-    def __init__(self, code: int, at: int | None = None) -> None:
-        self.code, self.at, self.count = code, at, 0
-
-    def step(self) -> None:
-        self.count += 1
-        if self.count == self.at:
-            raise OSError(self.code, os.strerror(self.code))
-
-    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            self.step()
-            return function(*args, **kwargs)
-
-        return called
-
-    def opened(self, path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        writes = any(letter in mode for letter in "xwa+")
-        if writes:
-            self.step()
-        file = builtins.open(path, mode, *args, **kwargs)  # noqa: SIM115 (whoever asks closes it)
-        return File(file, self) if writes else file
-
-
-class File:
-    """A file of which writing, flushing and closing can fail; what was written by then is there."""
-
-    def __init__(self, file: Any, failing: Failing) -> None:
-        self.file, self.failing = file, failing
-
-    def write(self, held: Any) -> Any:
-        self.failing.step()
-        return self.file.write(held)
-
-    def flush(self) -> None:
-        self.failing.step()
-        self.file.flush()
-
-    def close(self) -> None:
-        closed = self.file.closed
-        self.file.close()
-        if not closed:
-            self.failing.step()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-    def __enter__(self) -> File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@contextlib.contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, code: int, at: int | None) -> Iterator[Failing]:
-    made = Failing(code, at)
-    with monkeypatch.context() as patch:
-        patch.setattr(writers, "open", made.opened, raising=False)
-        for name in ("fsync", "replace"):
-            patch.setattr(writers.os, name, made.of(getattr(os, name)))
-        yield made
-
-
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_fails_at_any_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_at_any_step(name: str, tmp_path: Path) -> None:
     path, write = tmp_path / name, WRITERS[name]
     write(path, 0)
     old = content(tmp_path)
-    with failing(monkeypatch, errno.ENOSPC, None) as counted:
+    with failing(tmp_path) as counted:
         write(path, 1)
     new = content(tmp_path)
-    assert counted.count >= 2 and set(new) == set(old)
+    assert len(counted.steps) >= 2 and set(new) == set(old)
     pair = name.endswith(".cfl")  # two renames: between them one half is new
-    for at in sorted({*range(1, min(counted.count, 12) + 1), *range(max(1, counted.count - 8), counted.count + 1)}):
+    for at in sorted({*range(1, min(len(counted.steps), 12) + 1), *range(max(1, len(counted.steps) - 8), len(counted.steps) + 1)}):
         write(path, 0)
-        with failing(monkeypatch, errno.ENOSPC, at), pytest.raises(OutputError) as caught:
+        with failing(tmp_path, FULL, at.__eq__), pytest.raises(OutputError) as caught:
             write(path, 1)
         assert "No space left" in str(caught.value) and "make room" in caught.value.fault.hint, at
-        assert content(tmp_path) == old or (pair and set(content(tmp_path)) == set(old) and at == counted.count), at
+        assert content(tmp_path) == old or (pair and set(content(tmp_path)) == set(old) and at == len(counted.steps)), at
 
 
 LIMITED = sys.platform.startswith("linux")

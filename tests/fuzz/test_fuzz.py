@@ -46,6 +46,19 @@ def test_every_hostile_file_is_answered(kind: str, seeds: Path, tmp_path: Path) 
     hold()
 
 
+FOUND = {
+    "measures complex numbers": (2, ["physics={name: PtychographyLinearOperator}"], 3),
+    "draws masks without end": (0, ["mask_generator={name: GaussianSplittingMaskGenerator, img_size: [1000000, 16, 16], split_ratio: 0.7}"], 2),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once(name: str, seeds: Path, tmp_path: Path) -> None:
+    number, changes, code = FOUND[name]
+    end = run(["train", str(seeds / f"spec-{number}.yaml"), *changes, "-o", str(tmp_path / "run"), "--device", "cpu", "-q"])
+    assert (end.code, end.fault) == (code, ""), end.text
+
+
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_what_is_mutated_works_as_it_is(kind: str, seeds: Path, tmp_path: Path) -> None:
     """Or else the cases would all be refused at the door."""

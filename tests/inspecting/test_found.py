@@ -13,6 +13,7 @@ from inspecting_folders import coil_maps, columns, kspace, noise, phased, pixels
 from problems import train_in
 
 from es_cli.catalog import load_spec
+from es_cli.diagnostics.check import FIRST, first_look
 from es_cli.experiment import build_experiment
 from es_cli.inspecting.look import Look, look
 from es_cli.inspecting.recipe import draft
@@ -314,11 +315,17 @@ FOLDERS = [
 
 
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
-def test_a_folder_gives_a_spec_with_the_operator_that_made_it_and_trains(make: Callable[[Path], Check], tmp_path: Path) -> None:
+def test_a_folder_gives_a_spec_with_the_operator_that_made_it_which_passes_the_check_and_trains(make: Callable[[Path], Check], tmp_path: Path) -> None:
     check = make(tmp_path / "data")
     found = look(str(tmp_path / "data"))
     (tmp_path / "spec.yaml").write_text(draft(found, tmp_path).text)
-    check(found, build_experiment(load_spec(tmp_path / "spec.yaml"), CPU))
+    made = build_experiment(load_spec(tmp_path / "spec.yaml"), CPU)
+    check(found, made)
+    seen = {finding.section: finding for finding in first_look(made, seconds=60).findings}
+    assert set(seen) == set(FIRST)
+    # sinograms of an operator that is not normalised are in units of their own
+    assert [name for name, finding in seen.items() if finding.verdict != "good"] == (["operator"] if make is sinograms else []), seen
+    assert seen["operator"].verdict != "no"
     spec = load_spec(tmp_path / "spec.yaml")
     quick = [*QUICK, f"model.{NARROW[spec.model.name]}.channels_per_scale=[4, 8]"]
     assert train_in(tmp_path / "run", load_spec(tmp_path / "spec.yaml", quick)).is_file()

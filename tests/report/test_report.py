@@ -17,7 +17,7 @@ from es_cli.errors import CheckpointError, UsageError
 from es_cli.evaluate import evaluate
 from es_cli.report.make import report
 from es_cli.report.pictures import data_uris
-from es_cli.report.results import spread
+from es_cli.report.results import results_of, spread
 from es_cli.report.runs import read_runs
 
 
@@ -32,6 +32,8 @@ def test_the_numbers_are_those_of_es_evaluate_and_the_worst_image_comes_first(in
     made, found = report([model.parent], images=3, device="cpu"), evaluate(model, device="cpu")
     own = made.numbers["runs"][0]["evaluation"]
     assert own["metrics"] == found.to_dict()["metrics"] and own["baselines"] == found.to_dict()["baselines"]
+    judged = evaluate(model, device="cpu", judging=True).to_dict()["without_truth"]
+    assert {name: value["mean"] for name, value in own["without_truth"].items()} == {name: value["mean"] for name, value in judged.items()}
     psnr = [row["PSNR"] for row in own["per_image"]]
     assert psnr == sorted(found.values["reconstruction"]["PSNR"].tolist()) and len(psnr) == 4
     shown = re.findall(r"<h3>Sample (\d+)</h3>", made.html)
@@ -69,16 +71,30 @@ def test_several_runs_stand_side_by_side_where_they_have_the_same_test_images(in
     assert row is not None and row[1].lstrip().startswith('<td class="best">')
 
 
-def test_a_run_without_ground_truth_shows_its_first_measurements(inpainting, monkeypatch):
+def test_a_run_without_ground_truth_is_judged_by_what_was_held_out(inpainting):
     spec = write_spec(inpainting.parent / "bare.yaml", data={"train": {"measurements": "train_y.npy"}, "validation": 0.2})
     run = train_in(inpainting.parent / "run", load_spec(spec)).parent
     made = report([run], images=2, device="cpu")
-    assert made.numbers["runs"][0]["evaluation"] is None and "no test data" in made.numbers["runs"][0]["no_evaluation_because"]
-    assert "no numbers against ground truth: this run has no test data" in made.html
-    assert re.findall(r"<h3>Sample (\d+)</h3>", made.html) == ["0", "1"] and 'data-name="reference"' not in made.html
+    evaluation = made.numbers["runs"][0]["evaluation"]
+    assert "metrics" not in evaluation and evaluation["n"] == 4
+    assert "has no ground truth: it was judged on the run&#39;s validation measurements" in made.html
+    worst = max(evaluation["per_image"], key=lambda row: row["held_out_nrmse"])["image"]
+    shown = re.findall(r"<h3>Sample (\d+)</h3>", made.html)
+    assert len(shown) == 2 and int(shown[0]) == worst and 'data-name="reference"' not in made.html
+    assert f"{evaluation['without_truth']['held_out_nrmse']['mean']:.4g} (" in made.html
     (inpainting.parent / "train_y.npy").unlink()
     gone = report([run], images=2, device="cpu")
-    assert "there is no such file" in gone.html and "<h3>Sample" not in gone.html
+    assert "was not evaluated: there is no such file" in gone.html and "<h3>Sample" not in gone.html
+
+
+def test_parts_add_up_to_the_image_and_the_error_bar_has_a_window_of_its_own(inpainting):
+    model = train_in(inpainting.parent / "run", load_spec(inpainting))
+    sample = results_of(read_runs([model])[0], 1, "cpu").samples[0]
+    np.testing.assert_array_equal(sample.images["measured part"] + sample.images["invented part"], sample.images["reconstruction"])
+    mask = np.load(inpainting.parent / "mask.npy")
+    assert not (sample.images["measured part"] * (1 - mask)).any() and (sample.images["error bar"] >= 0).all()
+    shown = {name: decoded(uri) for name, uri in data_uris({"x": np.ones((1, 4, 4)), "bar": np.full((1, 4, 4), 0.01)}, "x", own=["bar"]).items()}
+    assert shown["bar"].min() == 255
 
 
 def test_complex_images_are_shown_by_magnitude(mri):
@@ -108,7 +124,7 @@ def test_damaged_metrics_and_a_checkpoint_alone_still_make_a_page(inpainting, tm
     alone.parent.mkdir()
     alone.write_bytes((run / "model.safetensors").read_bytes())
     html = report([alone], device="cpu").html
-    assert "How training went" not in html and "this run has no test data" in html
+    assert "How training went" not in html and "was not evaluated: no spec.yaml lies beside it" in html
 
 
 def test_faults_are_named(inpainting, tmp_path):

@@ -13,7 +13,7 @@ from problems import train_in
 from es_cli.catalog import load_spec
 from es_cli.errors import SpecError
 from es_cli.experiment import build_experiment
-from es_cli.training.changes import read_run
+from es_cli.training.changes import reopen
 from es_cli.training.events import Note, Started, Step
 from es_cli.training.loop import fit, new_state
 from es_cli.training.run import Interrupted, resume
@@ -57,12 +57,27 @@ def test_what_may_not_change_is_named_with_both_values_all_at_once(inpainting):
     folder = stopped(load_spec(inpainting), inpainting.parent / "run")
     wishes = ["model.backbone_net.scales=3", "seed=1", "training.steps=9", "training.optimizer={name: SGD, lr: 0.1}", "data.scale=2.0", "training.ema=0.5"]
     with pytest.raises(SpecError) as refused:
-        read_run(folder, wishes)
+        reopen(folder, wishes)
     faults = {fault.where: fault.what for fault in refused.value.faults}
     assert set(faults) == {"model.backbone_net.scales", "seed", "training.optimizer.name", "data.scale", "training.ema"}
     assert faults["seed"] == "this run was begun with 0, and 1 is asked for"
     assert faults["model.backbone_net.scales"] == "this run was begun with nothing, and 3 is asked for"
     assert "steps: 6" in (folder / "spec.yaml").read_text()
+
+
+def test_a_spec_of_a_run_that_was_edited_is_held_against_the_state(inpainting):
+    folder = stopped(load_spec(inpainting), inpainting.parent / "run")
+    text = (folder / "spec.yaml").read_text()
+    edited = text.replace("D4", "C4").replace("ratio: 0.7", "ratio: 0.6").replace("steps: 6", "steps: 7")
+    (folder / "spec.yaml").write_text(edited)
+    with pytest.raises(SpecError) as refused:
+        resume(folder, device="cpu")
+    assert {fault.where: fault.what for fault in refused.value.faults} == {
+        "transforms.group": "this run was begun with D4, and C4 is asked for",
+        "mask_generator.split_ratio": "this run was begun with 0.7, and 0.6 is asked for",
+    }
+    (folder / "spec.yaml").write_text(text.replace("steps: 6", "steps: 7"))
+    assert gone_on(folder)[0].keys() == {4, 5, 6, 7}
 
 
 def test_what_changes_is_said_and_stays_for_the_next_time(inpainting):

@@ -12,11 +12,11 @@ import torch
 from problems import es, train_in
 
 from es_cli.catalog import load_spec
+from es_cli.data.damaged import Samples
 from es_cli.data.layout import Layout
 from es_cli.data.measurements import Measurements
 from es_cli.data.stacks import ArrayStack
 from es_cli.errors import DataError
-from es_cli.training.damaged import Samples
 from es_cli.training.events import Note, Step
 from es_cli.training.run import resume
 from es_cli.training.state import read_snapshot
@@ -97,6 +97,46 @@ def test_a_run_that_stopped_at_a_damaged_sample_goes_on_without_it(files, capfd)
     assert "holds NaN" in capfd.readouterr().err
     assert es(["train", "--resume", str(spec.parent / "run"), "data.on_bad_sample=skip", "training.preview=true", "training.steps=20"]) == 0
     assert "is left out" in capfd.readouterr().err
+
+
+def test_files_that_were_damaged_before_are_left_out_too(files):
+    """The first and the last sample are those that network and losses are tried on."""
+    spec, paths = files
+    paths[0].write_bytes(b"no array")
+    paths[7].write_bytes(paths[7].read_bytes()[:-9])
+    np.save(paths[-1], np.load(paths[-1]) * np.nan)
+    with pytest.raises(DataError, match=r"00\.npy: not in \.npy format"):
+        train_in(spec.parent / "strict", load_spec(spec, FILES))
+    notes = []
+    wishes = [*FILES, "data.on_bad_sample=skip", "data.validation=0.3", "training.steps=8"]
+    train_in(spec.parent / "run", load_spec(spec, wishes), on_event=lambda event: notes.extend([event.text] if isinstance(event, Note) else []))
+    assert sorted(path for path in paths for note in notes if str(path) in note) == [paths[0], paths[7], paths[-1]]
+    for path in paths:
+        path.write_bytes(b"no array")
+    with pytest.raises(DataError, match="not in .npy format"):
+        train_in(spec.parent / "none", load_spec(spec, wishes))
+
+
+def test_a_file_of_another_shape_is_named(files):
+    spec, paths = files
+
+    def other():
+        for path in paths:
+            np.save(path, np.zeros((1, 8, 8), np.float32))
+
+    with pytest.raises(DataError, match=r"\.npy: holds an array of shape \(1, 8, 8\), in place of \(1, 16, 16\)"):
+        train_in(spec.parent / "run", load_spec(spec, FILES), on_event=at_step(2, other))
+
+
+def test_a_run_does_not_go_on_with_fewer_files_than_it_was_begun_with(files):
+    spec, paths = files
+    held = paths[5].read_bytes()
+    with pytest.raises(DataError):
+        train_in(spec.parent / "run", load_spec(spec, FILES), on_event=at_step(2, lambda: [path.unlink() for path in paths]))
+    for path in paths[:5] + paths[6:]:
+        path.write_bytes(held)
+    with pytest.raises(DataError, match="begun with 18 samples to train on and 2 held out, and there are 17 .* now.*bring the files back"):
+        resume(spec.parent / "run", ["data.on_bad_sample=skip"], device="cpu")
 
 
 def test_a_mapped_file_that_is_cut_short_does_not_end_the_process(inpainting):

@@ -1,7 +1,7 @@
 """DICOM, through pydicom: a file, or a series of files in the order of their places. Arrays are (z, y, x): slices, rows, columns.
 
 Values are float32 in the file's units (HU for CT) where it rescales them, else the integers as stored. Only the tags below are read:
-names, dates and institutions never enter; the patient's number is compared within one reading, so that no patient is split, and forgotten.
+names, dates and institutions never enter, unless `identifiers.py` is asked for them; the patient's number is compared within one reading, so that no patient is split, and forgotten.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ class DicomSeries(ArrayReader):
     def names(self) -> list[str]:
         """What to call each sample: its file, and its frame where the file holds several."""
         return [f"{one.path}[{frame}]" if one.frames > 1 else str(one.path) for one in self._ordered() for frame in range(one.frames)]
+
+    @property
+    def first(self) -> Path:
+        """The file of the first slice."""
+        return self._ordered()[0].path
 
     @property
     def patient(self) -> str:

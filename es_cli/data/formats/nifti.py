@@ -97,10 +97,10 @@ class Nifti(ArrayReader):
             yield image
 
 
-def write_nifti(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geometry | None) -> None:
+def write_nifti(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geometry | None, comment: str = "") -> None:
     """Write an array (…, z, y, x), or (y, x) of one slice, with voxel size and position where they are known, else 1 mm.
 
-    Types stay, but bool becomes uint8 and float16 float32. Equal arrays give equal bytes. Raises OutputError for what the format cannot hold.
+    `comment` follows the header, "": none. Types stay, but bool becomes uint8 and float16 float32. Equal arrays give equal bytes. Raises OutputError for what the format cannot hold.
     """
     nibabel = imported("nibabel", path, writing=True)
     values = np.asarray(array)[None] if array.ndim == 2 else np.asarray(array)
@@ -116,6 +116,8 @@ def write_nifti(file: IO[bytes], path: Path, array: np.ndarray, geometry: Geomet
             image.set_sform(_affine(geometry), code=space or (1 if geometry.affine is not None else 0))
             if geometry.spacing is not None and len(geometry.spacing) == values.ndim:
                 image.header.set_zooms([n if n > 0 else 1.0 for n in geometry.spacing[::-1]])
+        if comment:
+            image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", comment.encode()))
         if suffix_of(path) == ".nii.gz":
             # without name and clock
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:

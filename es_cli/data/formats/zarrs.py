@@ -128,8 +128,8 @@ class Zarr(ArrayReader):
             yield array
 
 
-def write_zarr(folder: Path, path: Path, array: np.ndarray, geometry: Geometry | None) -> None:
-    """Write an array to an empty folder, a chunk for each sample, with what is known of its geometry. `path` is its name in messages."""
+def write_zarr(folder: Path, path: Path, array: np.ndarray, attributes: Mapping[str, Any], axes: tuple[str, ...] | None) -> None:
+    """Write an array to an empty folder, a chunk for each sample, with its attributes and the names of its axes. `path` is its name in messages."""
     zarr = imported("zarr", path, writing=True)
     values = np.asarray(array)
     held = zarr.create_array(
@@ -137,8 +137,8 @@ def write_zarr(folder: Path, path: Path, array: np.ndarray, geometry: Geometry |
         shape=values.shape,
         dtype=values.dtype,
         chunks=(1, *values.shape[1:]) if values.ndim > 1 else values.shape,
-        dimension_names=None if geometry is None else geometry.axes,
-        attributes=None if geometry is None else geometry.attributes(),
+        dimension_names=axes,
+        attributes=dict(attributes),
     )
     # one after another: of several at once, zarr goes on to write the others after one has failed, and they would be left behind
     if values.ndim > 1:

@@ -9,9 +9,10 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from dicom_files import dataset, save
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from es_cli.data.geometry import Geometry
 from es_cli.data.readers import array_header, open_array, read_geometry
@@ -23,29 +24,6 @@ from es_cli.spec.schema import Source
 PIXELS = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5) - 30  # slices, rows, columns
 TILTED = [1, 0, 0, 0, 0.8, -0.6]  # rows and columns of an oblique slice
 NORMAL = np.cross(TILTED[:3], TILTED[3:])
-
-
-def dataset(pixels: np.ndarray, **tags: Any) -> Dataset:
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = CTImageStorage
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
-    made.PatientName, made.PatientID, made.SeriesInstanceUID = "Doe^Jane", "P-17", "1.2.3"
-    made.Rows, made.Columns = pixels.shape[-2:]
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated = made.BitsStored = 8 * pixels.dtype.itemsize
-    made.HighBit, made.PixelRepresentation = made.BitsStored - 1, int(pixels.dtype.kind == "i")
-    made.PixelData = pixels.tobytes()
-    for name, value in tags.items():
-        setattr(made, name, value)
-    return made
-
-
-def save(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
-    path.parent.mkdir(exist_ok=True, parents=True)
-    dataset(pixels, **tags).save_as(path, enforce_file_format=True)
-    return path
 
 
 def save_series(folder: Path, order: tuple[int, ...] = (2, 0, 3, 1), gap: float = 2.5, **tags: Any) -> Path:

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from es_cli.data.measurements import Measurements
 from es_cli.errors import DataError
-from es_cli.training.feeding import Batch
 
 TRIED = 1000  # samples, in place of one that is damaged
 
@@ -28,7 +28,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> Batch:
+    def batch(self, positions: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The samples at `positions`, as `Measurements.batch`. Raises DataError with the name of the file, with `skip` only where too few can be read."""
         try:
             return self._read([self._instead(position) if position in self.bad else position for position in positions], device)
@@ -54,7 +54,7 @@ class Samples:
                     self.news.append(f"{error.fault.where}: {error.fault.what}; the sample is left out, and others take its place")
         raise DataError("too few samples can be read", where=self.data.names([position])[0], hint="look at the files of data.train and data.validation") from first
 
-    def _read(self, positions: Sequence[int], device: torch.device | str) -> Batch:
+    def _read(self, positions: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         try:
             return self.data.batch(positions, device)
         except OSError as error:

@@ -1,0 +1,1 @@
+"""What to believe of a reconstruction where there is no ground truth."""
