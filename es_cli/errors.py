@@ -70,6 +70,7 @@ class EsError(Exception):
     """A fault with an answer: what happened, where, and what to do next. The command line prints it and exits with `exit_code`."""
 
     exit_code = 1
+    of_one = False  # whether of several processes that train together only one knows of it
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.fault = Fault(what, str(where), hint)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from es_cli.cli.check import headline
+from es_cli.cli.company import company, place_of_this
 from es_cli.cli.console import answer, complain, quoted
 from es_cli.cli.options import Device, InitFrom, Overrides, Overwrite, Quiet, Resume, Verbose, seconds_of
 from es_cli.cli.training_display import TrainingDisplay
@@ -34,6 +35,10 @@ def train(
     ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not look first at what `es check --quick` would say, which takes seconds.")] = False,
     device: Device = "auto",
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", min=1, help="Train on N processes of this machine, each with a GPU of its own where there are any.", show_default=False)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", metavar="M", min=1, help="Train on M machines, on which srun or torchrun starts es.", show_default=False)] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -52,31 +57,45 @@ def train(
       es train --resume run training.steps=4000 training.optimizer.lr=1e-4
       es train changed.yaml --resume run
       es train spec.yaml --init-from run/model.safetensors
+      es train spec.yaml --devices 2
+      torchrun --nproc-per-node 2 -m es_cli train spec.yaml
     """
     until = None if max_time is None else time.monotonic() + seconds_of(max_time)
     if resume is not None:
         spec, overrides = _all_changes(spec, overrides)
     _check(spec, out, overwrite, resume, init_from)
-    # the folder is claimed before torch is imported: a name that is taken, or a change that cannot be made, is answered at once
-    stopped = None if resume is None else _reopen(resume, overrides, spec)
-    loaded = _load(spec, overrides) if stopped is None else stopped.spec
-    folder = _claim(loaded, out, overwrite) if stopped is None else None
-    with TrainingDisplay(quiet, verbose) as display:
-        run = _core(folder, stopped)
-        try:
-            if stopped is None:
-                looking = {} if no_check else {"on_built": lambda experiment: _look_first(experiment, display)}
-                model = run.train(loaded, folder, device=device, init_from=init_from, until=until, on_event=display, **looking)
-            else:
-                model = run.resume(stopped, device=device, until=until, on_event=display)
-        except run.Interrupted as stop:
-            display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
-            raise typer.Exit(stop.exit_code) from None
-        display.say(f"checkpoint: {model}")
-        if display.preview is not None:
-            display.say(f"preview:    {display.preview}")
-        display.say(f"try next:   {_next_command(loaded, model)}")
-    answer(str(model))
+    started = [*([] if spec is None else [str(spec)]), *(overrides or [])]
+    for name, value in {"--resume": resume, "--init-from": init_from, "--max-time": max_time, "--device": device, "--devices": devices}.items():
+        started += [] if value is None else [f"{name}={value}"]
+    with place_of_this(devices, nodes) as place:
+        leads = place is None or place.leads
+        # the folder is claimed before torch is imported: a name that is taken, or a change that cannot be made, is answered at once
+        stopped = None if resume is None else _reopen(resume, overrides, spec, leads)
+        loaded = _load(spec, overrides) if stopped is None else stopped.spec
+        folder = _claim(loaded, out, overwrite) if stopped is None and leads else None
+        with company(place, ["train", *started], device, folder, stopped) as processes, TrainingDisplay(quiet or not leads, verbose) as display:
+            given: dict[str, Any] = {"device": device, "until": until, "on_event": display, "processes": processes}
+            if stopped is None and leads and not no_check:
+                given["on_built"] = lambda experiment: _look_first(experiment, display)
+            model = _trained(loaded, folder, stopped, init_from, display, given)
+            if leads:
+                display.say(f"checkpoint: {model}")
+                if display.preview is not None:
+                    display.say(f"preview:    {display.preview}")
+                display.say(f"try next:   {_next_command(loaded, model)}")
+                answer(str(model))
+
+
+def _trained(spec: Spec, folder: RunFolder | None, stopped: Reopened | None, init_from: Path | None, display: TrainingDisplay, given: dict[str, Any]) -> Path:
+    from es_cli.training import run
+
+    try:
+        if stopped is not None:
+            return run.resume(stopped, **given)
+        return run.train(spec, folder, init_from=init_from, **given)
+    except run.Interrupted as stop:
+        display.say(f"the state is saved; go on with: es train --resume {quoted(stop.run_dir)}")
+        raise typer.Exit(stop.exit_code) from None
 
 
 def _all_changes(spec: Path | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
@@ -106,29 +125,16 @@ def _load(spec: Path | None, overrides: list[str] | None) -> Spec:
     return load_spec(spec, overrides or [])
 
 
-def _reopen(run_dir: Path, changes: list[str] | None, spec: Path | None) -> Reopened:
+def _reopen(run_dir: Path, changes: list[str] | None, spec: Path | None, ours: bool) -> Reopened:
     from es_cli.training.changes import reopen
 
-    return reopen(run_dir, changes or [], spec)
+    return reopen(run_dir, changes or [], spec, ours)
 
 
 def _claim(spec: Spec, out: Path | None, overwrite: bool) -> RunFolder:
     from es_cli.training.folder import claim
 
     return claim(spec, out, overwrite)
-
-
-def _core(folder: RunFolder | None, stopped: Reopened | None) -> Any:
-    """The module that trains. Importing torch takes seconds, in which Ctrl-C must not leave a folder that cannot be resumed, or is locked."""
-    try:
-        from es_cli.training import run
-    except BaseException:
-        if folder is not None:
-            folder.give_up()
-        if stopped is not None:
-            stopped.release()
-        raise
-    return run
 
 
 def _look_first(experiment: Experiment, display: TrainingDisplay) -> None:

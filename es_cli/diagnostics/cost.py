@@ -132,7 +132,7 @@ def _timed_steps(experiment: Experiment, state: TrainingState, positions: Sequen
 
     def step(number: int) -> None:
         batch = data.batch(positions, device)
-        make_step(experiment, state, number, Visit(experiment.spec.seed, data.keys(positions), number - 1), batch, ask=True)
+        make_step(experiment, state, number, Visit(experiment.spec.seed, data.keys(positions), number - 1), batch, len(positions), ask=True)
 
     try:
         started = time.perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from deepinv.physics import GaussianNoise, PoissonGaussianNoise, PoissonNoise
 from torch import Tensor, nn
 
 from es_cli.splitting.noise import level, noise_of_one, recorrupt, rescaled
+from es_cli.splitting.shares import Random, Share, entries, uniform
 from es_cli.streams import generator, stream_seed
 
 THIRD_MOMENT = 0.7236  # probability at which a two-valued variable of mean 0 and variance 1 has the third moment 1
@@ -35,11 +37,24 @@ class Split:
     x: Tensor
     noise: Any
     measure: Callable[[Tensor], Tensor]
-    rng: torch.Generator
+    rng: Random
+    share: Share | None = None
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the entries of M₁ of a value (B, …); an empty M₁ weighs nothing."""
-        return (self.mask * value).sum() / self.mask.sum().clamp(min=1)
+        return (self.mask * value).sum() / self._entries
+
+    def over_all(self, value: Tensor) -> Tensor:
+        """The mean over the whole batch of what `mean` gave, (n,), where several processes have their rows of it."""
+        return value if self.share is None else self.share.mean(value)
+
+    @cached_property
+    def _entries(self) -> Tensor:
+        found = self.mask.sum()
+        if self.share is None:
+            return found.clamp(min=1)
+        # the rows weigh their part of the batch, however many entries of M₁ they hold
+        return self.share.mean(found / self.share.part).clamp(min=1) * self.share.part
 
 
 class Consistency(nn.Module):
@@ -53,7 +68,7 @@ class Consistency(nn.Module):
         """The noise model that the term assumes, in the network's units; `scale` (B,) is what y was divided by, None: nothing."""
         return physics.noise_model if self.own_noise is None else rescaled(self.own_noise, scale)
 
-    def feed(self, y: Tensor, noise: Any, rng: torch.Generator) -> Tensor:
+    def feed(self, y: Tensor, noise: Any, rng: Random) -> Tensor:
         """What the network is given in place of y (B, …), before the split."""
         return y
 
@@ -78,7 +93,7 @@ class Measured(Consistency):
         self.loss = loss
 
     def forward(self, split: Split) -> Tensor:
-        return _per_entry(self.loss(x_net=split.x, y=split.mask * split.y, physics=split.physics), split.mask)
+        return _per_entry(self.loss(x_net=split.x, y=split.mask * split.y, physics=split.physics), split)
 
 
 class Recorrupted(Consistency):
@@ -92,13 +107,13 @@ class Recorrupted(Consistency):
         super().__init__(own_noise)
         self.metric, self.alpha = metric, alpha
 
-    def feed(self, y: Tensor, noise: Any, rng: torch.Generator) -> Tensor:
+    def feed(self, y: Tensor, noise: Any, rng: Random) -> Tensor:
         return recorrupt(y, noise, self.alpha, rng)
 
     def forward(self, split: Split) -> Tensor:
         # fed is masked already, and so is the target by M₁
         target = (split.mask * split.y - (1 - self.alpha) * split.fed) / self.alpha
-        return _per_entry(self.metric(split.physics.A(split.x), target), split.mask)
+        return _per_entry(self.metric(split.physics.A(split.x), target), split)
 
 
 class Stein(Consistency):
@@ -157,7 +172,7 @@ class Unsure(Consistency):
         value = split.mean((measured - split.y) ** 2 + weight * (2 * derivative - 1))
         if torch.is_grad_enabled():
             slopes = torch.stack([split.mean(derivative.detach()), split.mean(split.y * derivative.detach())])
-            self._ascend(2 * slopes)
+            self._ascend(split.over_all(2 * slopes))
         return value
 
     @torch.no_grad()
@@ -169,9 +184,9 @@ class Unsure(Consistency):
         self.gain = self.gain + self.step_sizes[1] * self.slopes[1]
 
 
-def _per_entry(value: Tensor, mask: Tensor) -> Tensor:
-    """A metric's mean over all entries → over those of the mask, as deepinv normalises it; an empty mask weighs nothing."""
-    return value.mean() / mask.mean().clamp(min=1 / mask.numel())
+def _per_entry(value: Tensor, split: Split) -> Tensor:
+    """A metric's mean over all entries → over those of M₁, as deepinv normalises it."""
+    return value.mean() / entries(split.mask, split.share)
 
 
 def _levels(noise: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,13 +199,13 @@ def _levels(noise: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _derivative(split: Split, measured: Tensor, tau: float) -> Tensor:
     """An estimate of ∂(Ax̂)ᵢ/∂yᵢ, shape (B, …): b (Ax̂(y + τb) − Ax̂(y)) / τ with random signs b on M₁."""
-    signs = split.mask * (2 * (torch.empty_like(measured).uniform_(generator=split.rng) < 0.5).to(measured.dtype) - 1)
+    signs = split.mask * (2 * (uniform(measured, split.rng) < 0.5).to(measured.dtype) - 1)
     return signs * (split.measure(split.fed + tau * signs) - measured) / tau
 
 
 def _second_derivative(split: Split, measured: Tensor, tau: float) -> Tensor:
     """An estimate of ∂²(Ax̂)ᵢ/∂yᵢ², shape (B, …), by a probe whose third moment is 1."""
     p = THIRD_MOMENT
-    often = torch.empty_like(measured).uniform_(generator=split.rng) < p
+    often = uniform(measured, split.rng) < p
     probe = split.mask * torch.where(often, -(((1 - p) / p) ** 0.5), (p / (1 - p)) ** 0.5)
     return probe * (split.measure(split.fed + tau * probe) + split.measure(split.fed - tau * probe) - 2 * measured) / tau**2

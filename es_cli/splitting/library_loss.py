@@ -153,9 +153,11 @@ class LibraryLoss(nn.Module):
 
     def _reseed(self, batch: Pass) -> None:
         """Draws come from the loss's generators, from the noise model's, and from torch's global stream (R2R, Neighbor2Neighbor)."""
-        torch.manual_seed(stream_seed(batch.seed, self.purpose))
-        reseed(self.loss, stream_seed(batch.seed, self.purpose, 1))
-        reseed(batch.physics, stream_seed(batch.seed, self.purpose, 2))
+        # rows of a batch have streams of their own: their draws are those of the whole batch in distribution, and not in value
+        seed = batch.seed if batch.share is None else stream_seed(batch.seed, "rows", batch.share.rows.start)
+        torch.manual_seed(stream_seed(seed, self.purpose))
+        reseed(self.loss, stream_seed(seed, self.purpose, 1))
+        reseed(batch.physics, stream_seed(seed, self.purpose, 2))
 
     def _follow_noise(self, batch: Pass) -> None:
         if not self.follows or self.learns:
@@ -187,8 +189,8 @@ class LibraryLoss(nn.Module):
 
 def of_sample(batch: Pass, i: int) -> Pass:
     """Sample `i` of a batch as a batch of its own, with a seed of its own."""
-    x, scale = own_of(batch.x, i), own_of(batch.scale, i)
-    return Pass(batch.network, of_one_sample(batch.physics, i), batch.y[i : i + 1], x, stream_seed(batch.seed, "sample", i), scale)
+    x, scale, first = own_of(batch.x, i), own_of(batch.scale, i), 0 if batch.share is None else batch.share.rows.start
+    return Pass(batch.network, of_one_sample(batch.physics, i), batch.y[i : i + 1], x, stream_seed(batch.seed, "sample", first + i), scale)
 
 
 def _for_r2r(noise: Any, y: Tensor) -> Any:

@@ -15,10 +15,11 @@ from es_cli.errors import Fault, SpecError
 from es_cli.splitting.folds import Folds
 from es_cli.splitting.generators import AngleSplittingMaskGenerator, LineSplittingMaskGenerator, keep_fraction, ratios
 from es_cli.splitting.operators import MaskedOperator, sampling_mask
+from es_cli.splitting.shares import Share, shape_of_whole, spread
 from es_cli.streams import generator as new_generator
 from es_cli.streams import reseed
 
-__all__ = ["AngleSplittingMaskGenerator", "LineSplittingMaskGenerator", "Splitter", "draw_split", "leave_out", "sampling_mask", "split_axes", "units"]
+__all__ = ["AngleSplittingMaskGenerator", "LineSplittingMaskGenerator", "Splitter", "draw_rows", "draw_split", "leave_out", "sampling_mask", "split_axes", "units"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ def draw_split(splitter: Any, shape: Sequence[int], mask: Tensor | None, seed: i
         kept = _repaired(drawn, mask, _sites(shape, mask, axes, rng.device), rng)
     kept = kept.expand(tuple(shape))
     return kept if mask is None else kept * mask
+
+
+def draw_rows(splitter: Any, shape: Sequence[int], mask: Tensor | None, seed: int, share: Share | None) -> Tensor:
+    """`draw_split` for the rows that a process has of a batch: those of what is drawn for all of it. `share` None: it has the batch.
+
+    Equal to what one process draws wherever a generator's draws for a row do not depend on what the other rows have measured: ours do not.
+    """
+    if share is None:
+        return draw_split(splitter, shape, mask, seed)
+    return draw_split(splitter, shape_of_whole(shape, share), spread(mask, share), seed)[share.rows]
 
 
 def leave_out(splitter: Any, shape: Sequence[int], mask: Tensor | None, folds: Folds) -> Tensor:

@@ -12,6 +12,7 @@ from deepinv.physics import GammaNoise, GaussianNoise, PoissonNoise
 from torch import Tensor
 
 from es_cli.catalog import LEVELS
+from es_cli.splitting.shares import Random, normal, own_stream
 
 RECORRUPTIBLE = (GaussianNoise, PoissonNoise, GammaNoise)
 
@@ -49,21 +50,20 @@ def noise_of_one(noise: Any, i: int, batch: int) -> Any:
     return with_buffers(noise, own) if own else noise
 
 
-def recorrupt(y: Tensor, noise: Any, alpha: float, rng: torch.Generator) -> Tensor:
+def recorrupt(y: Tensor, noise: Any, alpha: float, rng: Random) -> Tensor:
     """y⁺ = y made noisier, such that y⁺ and y⁻ = (y − (1 − α) y⁺) / α are independent given the image: y (B, …), 0 < α < 1.
 
     Gaussian: y + √(α / (1 − α)) ω with ω ~ N(0, σ²). Poisson: binomial thinning. Gamma: beta thinning.
     Source: Monroy et al., Generalized Recorrupted-to-Recorrupted, CVPR 2025, table 1.
     """
     if isinstance(noise, GaussianNoise):
-        drawn = torch.empty_like(y).normal_(generator=rng)
-        return y + math.sqrt(alpha / (1 - alpha)) * level(noise.sigma, y) * drawn
+        return y + math.sqrt(alpha / (1 - alpha)) * level(noise.sigma, y) * normal(y, rng)
     if isinstance(noise, PoissonNoise):
         gain = level(noise.gain, y)
         counts = (y / gain).round().clamp(min=0)
-        thinned = torch.binomial(counts, torch.full_like(counts, alpha), generator=rng)
+        thinned = torch.binomial(counts, torch.full_like(counts, alpha), generator=own_stream(rng))
         return (y - gain * thinned) / (1 - alpha)
     shape = level(noise.l, y).expand_as(y)
     # torch.distributions takes no generator: a beta variable is the ratio of two gamma variables
-    first, second = (torch._standard_gamma(shape * part, generator=rng) for part in (alpha, 1 - alpha))
+    first, second = (torch._standard_gamma(shape * part, generator=own_stream(rng)) for part in (alpha, 1 - alpha))
     return y * (second / (first + second)) / (1 - alpha)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from es_cli.splitting.consistency import Consistency, Split, Unsure, feed_each
 from es_cli.splitting.folds import Visit
 from es_cli.splitting.group import Batch, Element, Group
-from es_cli.splitting.masks import draw_split, leave_out, sampling_mask
+from es_cli.splitting.masks import draw_rows, draw_split, leave_out, sampling_mask
 from es_cli.splitting.parameters import of_one_sample
+from es_cli.splitting.shares import Random, Rows, Share, entries, rows_of
 from es_cli.splitting.virtual import split_operator, virtual_operator
 from es_cli.streams import generator, stream_seed
 
@@ -24,15 +25,26 @@ from es_cli.streams import generator, stream_seed
 class Pass:
     """One batch on its way through the losses: y (B, …), x (B, C, H, W) or None, the physics, and the seed of its draws.
 
-    `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. `visit` is known in training only. The bare
-    reconstruction of the full y is made once, for all losses that ask for it.
+    `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. `visit` is known in training only. `share`: these are the
+    rows that a process has of a batch, None: all of it. The bare reconstruction of the full y is made once, for all losses that ask for it.
     """
 
     def __init__(
-        self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int, scale: Tensor | None = None, visit: Visit | None = None
-    ) -> None:
-        self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit = network, physics, y, x, seed, scale, visit
+        self, network: nn.Module, physics: Any, y: Tensor, x: Tensor | None, seed: int,
+        scale: Tensor | None = None, visit: Visit | None = None, share: Share | None = None,
+    ) -> None:  # fmt: skip
+        self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit, self.share = network, physics, y, x, seed, scale, visit, share
         self._bare: Tensor | None = None
+
+    def elements(self, group: Group) -> list[Element]:
+        """The random element of each sample."""
+        total = len(self.y) if self.share is None else self.share.total
+        return list(rows_of(group.draw(total, stream_seed(self.seed, "group")), self.share))
+
+    def noise_stream(self) -> Random:
+        """What draws of noise come from."""
+        seed = stream_seed(self.seed, "noise")
+        return generator(seed, self.y.device) if self.share is None else Rows(seed, self.y.device, self.share)
 
     @property
     def bare(self) -> Tensor:
@@ -43,7 +55,7 @@ class Pass:
 
     def judging(self, image: Tensor) -> Pass:
         """The same pass with another image in place of the bare reconstruction."""
-        other = Pass(self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit)
+        other = Pass(self.network, self.physics, self.y, self.x, self.seed, self.scale, self.visit, self.share)
         other._bare = image
         return other
 
@@ -60,7 +72,7 @@ class Equivariant(nn.Module):
         return bool(self.term.needs_ground_truth)
 
     def forward(self, batch: Pass) -> Tensor:
-        g = Batch(self.group.draw(len(batch.y), stream_seed(batch.seed, "group")))
+        g = Batch(batch.elements(self.group))
         image = g.act(batch.network(batch.y, virtual_operator(batch.physics, g, self.group.orthogonal)))
         return self.term(batch.judging(image))
 
@@ -92,14 +104,13 @@ class EquivariantSplitting(nn.Module):
         self.consistency, self.prediction = consistency, prediction
 
     def forward(self, batch: Pass) -> Tensor:
-        g = self.group.draw(len(batch.y), stream_seed(batch.seed, "group"))
-        return self.value(batch, self.split(batch), g)
+        return self.value(batch, self.split(batch), batch.elements(self.group))
 
     def split(self, batch: Pass) -> Tensor:
         """M₁ of the samples of a batch, (B, …)."""
         shape, full = batch.y.shape, sampling_mask(batch.physics)
         if self.folds is None or batch.visit is None:
-            return draw_split(self.splitter, shape, full, stream_seed(batch.seed, "split"))
+            return draw_rows(self.splitter, shape, full, stream_seed(batch.seed, "split"), batch.share)
         return leave_out(self.splitter, shape, full, batch.visit.folds(self.folds))
 
     def held_out(self, batch: Pass, seeds: Sequence[int]) -> Tensor:
@@ -121,7 +132,7 @@ class EquivariantSplitting(nn.Module):
 
     def value(self, batch: Pass, mask: Tensor, elements: Sequence[Element]) -> Tensor:
         """The loss of a batch for given M₁ (B, …) and the element of each sample."""
-        rng = generator(stream_seed(batch.seed, "noise"), batch.y.device)
+        rng = batch.noise_stream()
         noise = None if self.consistency is None else self.consistency.noise(batch.physics, batch.scale)
         fed = mask * (batch.y if self.consistency is None else self.consistency.feed(batch.y, noise, rng))
         reconstruct = self._reconstructor(batch, mask, elements)
@@ -129,12 +140,12 @@ class EquivariantSplitting(nn.Module):
         total = torch.zeros((), device=x.device)
         if self.consistency is not None:
             inside = split_operator(batch.physics, mask, batch.y)
-            split = Split(mask, batch.y, fed, inside, x, noise, lambda other: inside.A(reconstruct(other)), rng)
+            split = Split(mask, batch.y, fed, inside, x, noise, lambda other: inside.A(reconstruct(other)), rng, batch.share)
             total = total + self.weights[0] * self.consistency(split)
         if self.prediction is not None:
             rest = _complement(mask, sampling_mask(batch.physics))
             value = self.prediction(x_net=x, y=rest * batch.y, physics=split_operator(batch.physics, rest, batch.y), model=batch.network)
-            total = total + self.weights[1] * value.mean() / rest.mean().clamp(min=1 / rest.numel())
+            total = total + self.weights[1] * value.mean() / entries(rest, batch.share)
         return total
 
     def _reconstructor(self, batch: Pass, mask: Tensor, elements: Sequence[Element]) -> Callable[[Tensor], Tensor]:
@@ -180,14 +191,16 @@ class Objective(nn.Module):
         return any(bool(term.needs_ground_truth) for term in self.terms)
 
     def forward(
-        self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None, scale: Tensor | None = None, visit: Visit | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, y: Tensor, physics: Any, seed: int, x: Tensor | None = None,
+        scale: Tensor | None = None, visit: Visit | None = None, share: Share | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The loss of y (B, …), a scalar, and its unweighted terms, detached. `x` is only there for a loss that the spec names as supervised.
 
         `scale` (B,) is what y and the noise of the physics were divided by, None: nothing. `visit` says which samples these are, for splits
-        that take turns; None: splits are random.
+        that take turns; None: splits are random. `share`: these are a process's rows of a batch, and its loss is such that the mean over all
+        processes, each by its weight, is the loss of the batch.
         """
-        batch = Pass(self.network, physics, y, x, seed, scale, visit)
+        batch = Pass(self.network, physics, y, x, seed, scale, visit, share)
         total = torch.zeros((), device=y.device)
         values: dict[str, Tensor] = {}
         for name, weight, term in zip(self.names, self.weights, self.terms, strict=True):

@@ -6,14 +6,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from es_cli import catalog
-from es_cli.errors import CheckpointError, Fault, SpecError
+from es_cli.errors import CheckpointError, DataError, Fault, SpecError
 from es_cli.spec.document import from_dict, to_dict
 from es_cli.spec.schema import Spec
 from es_cli.training.folder import SPEC, check_links
 from es_cli.training.lock import FolderLock
+
+if TYPE_CHECKING:
+    from es_cli.experiment import Experiment
 
 MAY_CHANGE = (
     "training.steps", "training.epochs", "training.batch_size", "training.optimizer", "training.scheduler", "training.gradient_clip",
@@ -53,16 +56,18 @@ class Reopened:
         self.lock.release()
 
 
-def reopen(run_dir: Path, overrides: Sequence[str] = (), spec: Path | None = None) -> Reopened:
+def reopen(run_dir: Path, overrides: Sequence[str] = (), spec: Path | None = None, ours: bool = True) -> Reopened:
     """The run in a folder, locked, with `a.b=value` overrides of its spec, or of the file `spec`, None: the one that the run has kept.
 
-    Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, OutputError where a link leads
+    `ours`: this process writes there, and locks it; else another one does that trains with it. Raises CheckpointError where the folder holds no run, UsageError where another process trains in it, OutputError where a link leads
     out of it, SpecError for all changes at once that it cannot go on with.
     """
     if not os.path.isfile(run_dir / SPEC):  # a name that no file can have is no error to it
         raise CheckpointError("this folder holds no run", where=str(run_dir), hint="give the folder that es train made, such as runs/NAME")
     check_links(run_dir)
-    lock = FolderLock(run_dir).take()
+    lock = FolderLock(run_dir)
+    if ours:
+        lock.take()
     try:
         before = catalog.load_spec(run_dir / SPEC)
         after = catalog.load_spec(spec or run_dir / SPEC, overrides) if overrides or spec is not None else before
@@ -93,6 +98,18 @@ def check_same(begun: Any, now: Mapping[str, Any]) -> None:
     except SpecError as error:
         raise ValueError(f"it speaks of a spec that is none: {error.faults[0].what}") from error
     _refuse(_changes(held, now, ""))
+
+
+def count_samples(experiment: Experiment) -> str:
+    """How many samples there are, in words."""
+    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
+
+
+def check_samples(begun: Any, experiment: Experiment) -> None:
+    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
+    if begun is not None and begun != count_samples(experiment):
+        what = f"this run was begun with {begun!s:.80}, and there are {count_samples(experiment)} now"
+        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
 
 
 def _refuse(changes: Iterable[Change]) -> None:

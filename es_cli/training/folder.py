@@ -43,6 +43,11 @@ class RunFolder:
     replaces: bool = False
     lock: FolderLock | None = field(default=None, compare=False, repr=False)
 
+    @classmethod
+    def of_another(cls) -> RunFolder:
+        """The folder of another process, which knows where it is, and keeps it."""
+        return cls(Path(), replaces=True)
+
     def release(self) -> None:
         """Let others in."""
         if self.lock is not None:

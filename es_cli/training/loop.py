@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -27,10 +28,12 @@ from es_cli.streams import stream_seed
 from es_cli.training.events import Event, Note, Resting, Stopped, Validated
 from es_cli.training.feeding import Batch, Batches, Feed, feeding
 from es_cli.training.memory import with_room
+from es_cli.training.processes import Processes
 from es_cli.training.readback import Readback
 from es_cli.training.schedule import build_optimizer, end_of_schedule, multiply_rate, parts_of
+from es_cli.training.shortage import short_of_memory
 from es_cli.training.state import Progress, Snapshot, Tally, TrainingState
-from es_cli.training.stepping import make_step, short_of_memory
+from es_cli.training.stepping import make_step
 
 TOO_MANY = 5  # steps in a row that are not finite
 BACK_OFF = 0.5  # what the learning rate is multiplied by then
@@ -58,11 +61,17 @@ def validation_interval(spec: Spec, experiment: Experiment, steps: int) -> int:
 
 
 def new_state(
-    experiment: Experiment, average: nn.Module | None, steps: int, running: Running | None = None, horizon: int | None = None
+    experiment: Experiment,
+    average: nn.Module | None,
+    steps: int,
+    running: Running | None = None,
+    horizon: int | None = None,
+    processes: Processes | None = None,
 ) -> TrainingState:
     """Optimizer and scheduler for the experiment's network; `average` is a second network of the same weights, for their moving average.
 
     `running` says how both are run, None: as they are. `horizon` is the number of steps that the schedule is made for, None: `steps`.
+    `processes` are those that train together, None: this one alone.
     Freezes what the spec freezes: the optimizer never sees it. Raises SpecError.
     """
     running = running or Running(torch.device("cpu"))
@@ -75,7 +84,8 @@ def new_state(
     optimizer, scheduler = build_optimizer(spec, trained, running, horizon or steps)
     scaler = torch.amp.GradScaler(running.device.type) if running.scales_gradients else None
     progress = Progress(horizon=horizon or steps)
-    return TrainingState(experiment.objective, average, optimizer, scheduler, progress, running, scaler, parts_of(spec), end_of_schedule(spec, progress.horizon))
+    end, together = end_of_schedule(spec, progress.horizon), processes or Processes()
+    return TrainingState(experiment.objective, average, optimizer, scheduler, progress, running, scaler, parts_of(spec), end, together)
 
 
 def fit(
@@ -99,10 +109,11 @@ def fit(
     spec = experiment.spec
     shadow = experiment.objective if state.average is None else Objective.like(experiment.objective, state.average)
     epochs = Epochs(experiment.train, spec.training.batch_size, spec.seed)
-    made = Readback(device)
+    processes = state.processes
+    made = Readback(device, in_step=processes.count > 1)
     good = good or state.snapshot()
     read = _Read(experiment, state)
-    with feeding(read.train, read.held_out, epochs.positions, steps, device) as feed:
+    with feeding(read.train, read.held_out, lambda step: processes.own(epochs.positions(step)), steps, device) as feed:
         state.network.train()
         while not (reason := ended(spec, state.progress, steps)):
             if _validation_due(state.progress, steps, every):
@@ -132,13 +143,15 @@ def _stepped(experiment: Experiment, state: TrainingState, epochs: Epochs, feed:
     started = time.perf_counter()
     step, seed = state.progress.step + 1, experiment.spec.seed
     try:
-        batch = feed.get(step)
+        batch = state.processes.together(lambda: feed.get(step))
     except DataError:
         yield from _told(state, made, wait=True)
         yield Resting(state.snapshot())
         raise
-    visit = Visit(seed, experiment.train.keys(epochs.positions(step)), epochs.epoch(step))
-    one = yield from with_room(experiment, state, len(batch[0]), lambda: make_step(experiment, state, step, visit, batch, ask=made.at_once == 1))
+    positions = epochs.positions(step)
+    visit = Visit(seed, experiment.train.keys(state.processes.own(positions)), epochs.epoch(step))
+    size, ask = state.processes.most(len(positions)), made.at_once == 1
+    one = yield from with_room(experiment, state, size, lambda: make_step(experiment, state, step, visit, batch, len(positions), ask))
     made.add(step, one, state.optimizer.param_groups[0]["lr"], started)
     state.step_schedule(step)
     state.progress.step = step
@@ -168,17 +181,26 @@ class _Read:
     def __init__(self, experiment: Experiment, state: TrainingState) -> None:
         data, known = experiment.spec.data, state.progress.bad
         skip = data is not None and data.on_bad_sample == "skip"
-        self.state = state
+        self.state, self.skip = state, skip
         self.train = Samples(experiment.train, skip, known.get("train", ()))
         self.held_out = Samples(experiment.validation, skip, known.get("validation", ()))
 
     def news(self) -> Iterator[Note]:
         """What was found since this was asked last; the state remembers it."""
         for name, samples in (("train", self.train), ("validation", self.held_out)):
+            if self.skip:
+                self._hear(samples)
             while samples.news:
                 yield Note(samples.news.popleft())
             if samples.bad:
                 self.state.progress.bad[name] = sorted(samples.bad)
+
+    def _hear(self, samples: Samples) -> None:
+        """What other processes found is news here, too."""
+        said = self.state.processes.tell(json.dumps([sorted(samples.bad), list(samples.news)]) if samples.news else "")
+        for bad, news in (json.loads(text) for number, text in enumerate(said) if text and number != self.state.processes.number):
+            samples.bad.update(bad)
+            samples.news.extend(news)
 
 
 def go_back(state: TrainingState, good: Snapshot, spec: Spec, why: str) -> Note:
@@ -229,17 +251,19 @@ def _validate(
 ) -> Iterator[Event]:
     """The held-out loss: one fixed split and g for each sample, keyed by the sample. Ground truth only gives a PSNR to look at."""
     started = time.perf_counter()
-    spec, data, progress = experiment.spec, experiment.validation, state.progress
+    spec, data, progress, processes = experiment.spec, experiment.validation, state.progress, state.processes
     losses: list[Tensor] = []
     psnrs: list[Tensor] = []
     for positions in in_order(data, spec.training.batch_size):
         if resting():
             yield Resting(state.snapshot())
-        raw = batches.batch(positions, device)
-        loss, psnr = yield from with_room(experiment, state, len(positions), partial(_held_out, experiment, objective, positions, raw))
-        losses.append(loss)
-        psnrs += psnr
-    loss = float(torch.cat(losses).double().mean())
+        mine, total = processes.own(positions), len(positions)
+        raw = processes.together(partial(batches.batch, mine, device))
+        work = partial(processes.fitting, partial(_held_out, experiment, objective, mine, raw))
+        loss, psnr = yield from with_room(experiment, state, processes.most(total), work)
+        losses.append(processes.whole(loss, total))
+        psnrs += [processes.whole(one, total) for one in psnr]
+    loss = float(processes.added(torch.cat(losses)).double().mean())
     if not math.isfinite(loss):
         raise Diverged(f"the held-out loss is {loss}")
     best = loss < progress.best_loss
@@ -247,7 +271,8 @@ def _validate(
         progress.best_loss, progress.best_step = loss, progress.step
     progress.validations_since_best = 0 if best else progress.validations_since_best + 1
     progress.validated = progress.step
-    yield Validated(progress.step, loss, best, float(torch.cat(psnrs).mean()) if psnrs else None, time.perf_counter() - started)
+    psnr = float(processes.added(torch.cat(psnrs)).mean()) if psnrs else None
+    yield Validated(progress.step, loss, best, psnr, time.perf_counter() - started)
 
 
 @torch.no_grad()

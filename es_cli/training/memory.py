@@ -12,8 +12,8 @@ from es_cli.errors import KNOBS, DeviceError
 from es_cli.experiment import Experiment
 from es_cli.networks.pieces import normalizes_by_batch
 from es_cli.training.events import Event, Note
+from es_cli.training.shortage import NoRoom
 from es_cli.training.state import TrainingState
-from es_cli.training.stepping import NoRoom
 
 T = TypeVar("T")
 

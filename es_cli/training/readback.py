@@ -47,10 +47,13 @@ class _OnTheWay:
 
 
 class Readback:
-    """Steps in the order in which they were made, each with its loss once that is known on the host."""
+    """Steps in the order in which they were made, each with its loss once that is known on the host.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.at_once = device, STEPS_AT_ONCE[device.type]
+    `in_step`: when a loss is read follows from the steps alone, since other processes have to read it then, too.
+    """
+
+    def __init__(self, device: torch.device, in_step: bool = False) -> None:
+        self.device, self.at_once, self.in_step = device, STEPS_AT_ONCE[device.type], in_step
         self._made: list[_Made] = []
         self._sent: deque[_OnTheWay] = deque()
         self._last = 0.0
@@ -66,10 +69,16 @@ class Readback:
         """The steps whose losses have come; all that were made if `wait`."""
         if wait and self._made:
             self._send()
-        while self._sent and (wait or self._sent[0].arrived):
+        while self._sent and (wait or self._here()):
             sent = self._sent.popleft()
             sent.wait()
             yield from self._steps(sent)
+
+    def _here(self) -> bool:
+        """Whether the first of what is on the way is there, or has had the time of as many steps."""
+        if self.in_step and self._sent[0].event is not None:
+            return len(self._sent) > 1
+        return self._sent[0].arrived
 
     def forget(self) -> None:
         """Nobody asks any more for the steps whose losses have not been read."""

@@ -12,26 +12,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from es_cli import catalog
-from es_cli.checkpoint import Metadata, installed_versions, load_checkpoint, save_checkpoint
+from es_cli.checkpoint import installed_versions, load_checkpoint
 from es_cli.data.batches import in_order
-from es_cli.data.writers import write_array, write_bytes
+from es_cli.data.writers import write_bytes
 from es_cli.errors import LIBRARY_ERRORS, CheckpointError, DataError, Diverged, EsError, OutputError, out_of_memory, said
 from es_cli.experiment import Experiment, build_experiment, build_reconstruction
 from es_cli.networks.running import Running
 from es_cli.spec.document import to_yaml
 from es_cli.spec.schema import Spec
 from es_cli.training.calibrating import calibrate_checkpoint
-from es_cli.training.changes import Change, Reopened, check_same, described, reopen
+from es_cli.training.changes import Change, Reopened, check_same, check_samples, count_samples, described, reopen
 from es_cli.training.events import Event, Note, Previewed, Resting, Started, Stopped, Validated
 from es_cli.training.folder import MARK, SPEC, Keeper, RunFolder
 from es_cli.training.loop import ended, fit, new_state, total_steps, validation_interval
 from es_cli.training.metrics import Metrics
 from es_cli.training.previews import Previews
-from es_cli.training.runtime import machine, peak_memory, resolve_device
+from es_cli.training.processes import Processes
+from es_cli.training.products import keep_test_data, written_model
+from es_cli.training.runtime import machine, peak_memory
 from es_cli.training.saving import FOLDER, MODEL, STATE, Saver, StateFiles, clear_away
 from es_cli.training.schedule import extended
 from es_cli.training.state import Snapshot, unreadable
@@ -57,84 +58,104 @@ class Interrupted(BaseException):
 
 def train(
     spec: Spec,
-    folder: RunFolder,
+    folder: RunFolder | None,
     *,
     device: str = "auto",
     init_from: Path | None = None,
     until: float | None = None,
     on_event: Listener = lambda event: None,
     on_built: Callable[[Experiment], None] = lambda experiment: None,
+    processes: Processes | None = None,
 ) -> Path:
     """Train what `spec` asks for in a folder that `claim` gave, and return the path of model.safetensors.
 
+    `processes` are those that train together, None: this one alone; only the one that writes has a folder, and is shown anything.
     `init_from` is a checkpoint whose network is the start, None for fresh weights. `until` is when to have stopped, on the clock of
     `time.monotonic`, None: when it is finished. `on_built` is shown everything that will be trained, and leaves it as it is. Raises any EsError,
     the folder then being given up; Interrupted after a signal or at that time, with the state saved.
     """
+    processes = processes or Processes()
     with ExitStack() as stack:
+        folder = folder or RunFolder.of_another()
         stack.callback(folder.release)
         try:
-            where = resolve_device(device)
+            where = processes.device(device)
             stack.enter_context(machine(where, spec.training.deterministic))
-            experiment = build_experiment(spec, where)
-            if init_from is not None:
-                _start_from(experiment, init_from)
-            on_built(experiment)
-            run = _Run(experiment, Keeper(folder.path, folder.lock), StateFiles(folder.path), where, on_event, until)
+            path = Path(processes.tell(str(folder.path))[0])
+
+            def build() -> _Run:
+                experiment = build_experiment(spec, where)
+                if init_from is not None:
+                    _start_from(experiment, init_from)
+                on_built(experiment)
+                return _kind(processes)(experiment, Keeper(path, folder.lock), StateFiles(path), where, on_event, until, processes)
+
+            run = processes.together(build)
         except BaseException:
             folder.give_up()
             raise
+        if not processes.writes:
+            return run.begin()
         folder.start(spec)
         run.keeper.write(MARK, json.dumps({**_environment(where), "init_from": init_from is not None}, indent=1).encode())
         return run.begin()
 
 
 def resume(
-    run_dir: Path | Reopened, changes: Sequence[str] = (), *, device: str = "auto", until: float | None = None, on_event: Listener = lambda event: None
+    run_dir: Path | Reopened,
+    changes: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    until: float | None = None,
+    on_event: Listener = lambda event: None,
+    processes: Processes | None = None,
 ) -> Path:
     """Continue a stopped run from its saved state and return the path of model.safetensors; a finished run is left as it is.
 
     `run_dir` is its folder, or what `reopen` made of it, which is released. `changes` are `a.b=value` overrides of its spec, for the rest of the
-    run. `until` as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
+    run. `until` and `processes`, of which there may be more or fewer than before, as in `train`. Raises Interrupted as it does, CheckpointError where the folder holds no run or no state, SpecError where it cannot
     go on with a change, UsageError where another process trains in it, OutputError where a link leads out of it.
     """
-    run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes)
+    processes = processes or Processes()
+    run = run_dir if isinstance(run_dir, Reopened) else reopen(run_dir, changes, ours=processes.writes)
     with ExitStack() as stack:
         stack.callback(run.release)
-        where = resolve_device(device)
+        where = processes.device(device)
         stack.enter_context(machine(where, run.spec.training.deterministic))
-        experiment = build_experiment(run.spec, where)
-        states = StateFiles(run.path)
-        snapshot, good = _found(run.path, states, lambda text: on_event(Note(text)))
-        if snapshot is not None:
-            try:
-                check_same(snapshot.described.get("spec"), described(experiment.resolved))
-            except ValueError as error:
-                raise unreadable(snapshot.path or states.newest, error) from error
-            _check_samples(snapshot.described.get("samples"), experiment)
-        horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
-        going = _Run(experiment, Keeper(run.path, run.lock), states, where, on_event, until, horizon)
+
+        def build() -> tuple[_Run, Snapshot | None, Snapshot | None]:
+            experiment = build_experiment(run.spec, where)
+            states = StateFiles(run.path)
+            snapshot, good = _found(run.path, states, processes.writes, lambda text: on_event(Note(text)))
+            if snapshot is not None:
+                try:
+                    check_same(snapshot.described.get("spec"), described(experiment.resolved))
+                except ValueError as error:
+                    raise unreadable(snapshot.path or states.newest, error) from error
+                check_samples(snapshot.described.get("samples"), experiment)
+            horizon = (0 if snapshot is None else snapshot.horizon) or total_steps(run.before, experiment.train)
+            going = _kind(processes)(experiment, Keeper(run.path, run.lock), states, where, on_event, until, processes, horizon)
+            return going, snapshot, good
+
+        going, snapshot, good = processes.together(build)
         return going.go_on(snapshot, good, run.changes)
 
 
-def _found(run_dir: Path, states: StateFiles, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
-    """The state to go on from, and that of the last validation; None where the run was stopped before its first. Raises CheckpointError."""
-    clear_away(run_dir)
+def _kind(processes: Processes) -> type[_Run]:
+    return _Run if processes.writes else _Follower
+
+
+def _found(run_dir: Path, states: StateFiles, ours: bool, tell: Callable[[str], None]) -> tuple[Snapshot | None, Snapshot | None]:
+    """The state to go on from, and that of the last validation; None where the run was stopped before its first. Raises CheckpointError.
+
+    `ours`: this process writes there.
+    """
+    if ours:
+        clear_away(run_dir)
     if not states.exist and _started_afresh(run_dir):
         tell("this run was stopped before its first state was saved: it starts anew")
         return None, None
     return states.read(tell)
-
-
-def _samples(experiment: Experiment) -> str:
-    return f"{len(experiment.train)} samples to train on and {len(experiment.validation)} held out"
-
-
-def _check_samples(begun: Any, experiment: Experiment) -> None:
-    """DataError where there are more samples or fewer than when the run was `begun`, None: nobody knows. Draws and order are keyed by their numbers."""
-    if begun is not None and begun != _samples(experiment):
-        what = f"this run was begun with {begun!s:.80}, and there are {_samples(experiment)} now"
-        raise DataError(what, where="data.train", hint="bring the files back, or train anew, with --init-from to start from its weights")
 
 
 def _start_from(experiment: Experiment, path: Path) -> None:
@@ -154,8 +175,9 @@ class _Run:
     """The run directory and what is written to it as events come."""
 
     def __init__(
-        self, experiment: Experiment, keeper: Keeper, states: StateFiles, device: torch.device, on_event: Listener, until: float | None, horizon: int | None = None
-    ) -> None:
+        self, experiment: Experiment, keeper: Keeper, states: StateFiles, device: torch.device, on_event: Listener, until: float | None,
+        processes: Processes, horizon: int | None = None,
+    ) -> None:  # fmt: skip
         self.experiment, self.keeper, self.states, self.device, self.tell = experiment, keeper, states, device, on_event
         self.folder = folder = keeper.folder
         self.model = folder / MODEL
@@ -164,16 +186,17 @@ class _Run:
         self.running, average = self._running(), self._average()
         for network in [experiment.network] if average is None else [experiment.network, average]:
             self.running.take(network, experiment.operator.physics, experiment.operator.image.shape)
-        self.state = new_state(experiment, average, self.steps, self.running, horizon)
-        self.described = self.state.spec = described(experiment.resolved)
-        self.state.samples = _samples(experiment)
+        self.state = new_state(experiment, average, self.steps, self.running, horizon, processes)
+        self.state.spec = described(experiment.resolved)
+        self.state.samples = count_samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.typical = Typical(experiment, device)
         self.saver = Saver(self.note)
         self.good: Snapshot | None = None
         self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
         self._complained = False  # that pictures cannot be written
-        self.rests = Rests(experiment.spec.training.save_every, until, lambda: self.saver.seconds)
+        every = experiment.spec.training.save_every if processes.writes else None
+        self.rests = Rests(every, until, lambda: self.saver.seconds, lambda: self.saver.busy, processes.agree)
 
     def begin(self) -> Path:
         """Train from the first step."""
@@ -200,21 +223,22 @@ class _Run:
             self.note(f"changed from step {progress.step} on: {', '.join(map(str, changed))}; {self.steps} steps in all")
             if words:
                 self.note(words)
-            self.keeper.write(SPEC, to_yaml(spec).encode())
+            self._keep_spec(spec)
         return self.begin() if snapshot is None else self._go(first=False)
 
     def _go(self, first: bool) -> Path:
         self.keeper.remember()
         self._tell_of_the_start()
+        if words := self.state.processes.take(self.experiment.objective):
+            self.note(words)
         with self.rests.listening(), self.saver:
             if first:
                 # from here on there is something to go on from
                 self.good = self.state.snapshot()
-                self.saver.put(STATE, self._written_state(self.good))
-                self.saver.flush()
+                self._keep(self.good)
             self._warm_up()
             try:
-                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self._is_to_rest, self.good):
+                for event in fit(self.experiment, self.state, self.steps, self.every, self.device, self.rests.due, self.good):
                     self._consume(event)
             except OutputError:
                 raise
@@ -234,6 +258,13 @@ class _Run:
     def note(self, text: str) -> None:
         self.tell(Note(text))
 
+    def _keep(self, snapshot: Snapshot) -> None:
+        self.saver.put(STATE, self._written_state(snapshot))
+        self.saver.flush()
+
+    def _keep_spec(self, spec: Spec) -> None:
+        self.keeper.write(SPEC, to_yaml(spec).encode())
+
     def _tell_of_the_start(self) -> None:
         spec, experiment = self.experiment.spec, self.experiment
         for name in catalog.left_to_samples(spec.physics, spec.data.train) if spec.data is not None else ():
@@ -245,12 +276,9 @@ class _Run:
     def _warm_up(self) -> None:
         data, made = self.experiment.train, self.experiment.reconstruction
         if self.running.compiled:
-            y, _, physics, _ = made.batch(data, next(in_order(data, self.experiment.spec.training.batch_size)), self.device)
+            positions = self.state.processes.own(next(in_order(data, self.experiment.spec.training.batch_size)))
+            y, _, physics, _ = made.batch(data, positions, self.device)
             self.running.warm_up(self.experiment.network, y, physics)
-
-    def _is_to_rest(self) -> bool:
-        """Whether the state is to be saved now; not on schedule while the one before is still being written."""
-        return self.rests.due() and (bool(self.rests.reason) or self.rests.asked or not self.saver.busy)
 
     def _consume(self, event: Event) -> None:
         if isinstance(event, Validated):
@@ -258,7 +286,7 @@ class _Run:
             for name, write in self.metrics.writers().items():
                 self.saver.put(name, write)
             if event.best:
-                self._put_model(self._written_model(event))
+                self._put_model(written_model(self.model, self.experiment, self.state, event, self.typical.spans(self.state.evaluated)))
         elif isinstance(event, Resting):
             self._save(event)
             return
@@ -272,6 +300,7 @@ class _Run:
 
     def _save(self, rest: Resting) -> None:
         """Have the state written, and all that waits; the end of the run where somebody wants it to end."""
+        self.rests.look()
         if self.keeper.lost:
             self._put_everything()
         self.saver.put(STATE, self._written_state(rest.snapshot))
@@ -302,28 +331,6 @@ class _Run:
 
     def _written_state(self, snapshot: Snapshot) -> Callable[[], None]:
         return lambda: self.states.write(snapshot)
-
-    def _written_model(self, event: Validated) -> Callable[[], None]:
-        """What writes the weights as they are now."""
-        experiment = self.experiment
-        tensors = {f"model.{key}": value for key, value in self.state.evaluated.state_dict().items()}
-        tensors.update({f"objective.{key}": value for key, value in experiment.objective.learned().items()})
-        tensors = {key: value.detach().cpu().clone() for key, value in tensors.items()}
-        tensors.update(experiment.operator.arrays)
-        data = experiment.resolved.data
-        measurement = {
-            "shape": list(experiment.operator.measurement.shape),
-            "image_shape": list(experiment.operator.image.shape),
-            "complex": experiment.operator.image.pair,
-            "per_sample": sorted(experiment.train.params),
-            "network_calls": experiment.reconstruction.rule.network_calls,
-        }
-        measurement["typical"] = self.typical.spans(self.state.evaluated)
-        if experiment.operator.image.free:
-            measurement["sizes"] = [list(size) for size in experiment.operator.sizes]
-        scale = "none" if data is None else data.scale
-        metadata = Metadata(self.described, scale, measurement, {"loss": event.loss, "step": event.step})
-        return lambda: save_checkpoint(self.model, metadata, tensors)
 
     def _preview(self, last: bool) -> None:
         try:
@@ -359,18 +366,27 @@ class _Run:
         return Running(self.device, training.precision, training.compile, self.note)
 
     def _keep_test_data(self) -> None:
-        """Simulated test pairs are kept beside the checkpoint: `evaluate` cannot read them from anywhere else."""
-        test, spec = self.experiment.test, self.experiment.spec
-        if test is None or spec.data is None or spec.data.test is None or spec.data.test.measurements is not None:
-            return
-        kept: dict[str, dict[int, Any]] = {}
-        for positions in in_order(test, len(test)):
-            y, x, params = test.batch(positions)
-            for name, values in {"y": y, "x": x, **params}.items():
-                if values is not None:
-                    kept.setdefault(name, {}).update(zip(positions, values.expand(len(positions), *values.shape[1:]).numpy(), strict=True))
-        for name, of_name in kept.items():
-            _write_samples(self.folder / "data", f"test_{name}", [of_name[position] for position in sorted(of_name)])
+        keep_test_data(self.experiment, self.folder)
+
+
+class _Follower(_Run):
+    """A run of which another process keeps the directory: it trains, and writes and says nothing."""
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Its own state is the other's, too."""
+
+    def _keep_spec(self, spec: Spec) -> None:
+        """It is in the folder already, or will be."""
+
+    def _keep_test_data(self) -> None:
+        """They are the other's."""
+
+    def _consume(self, event: Event) -> None:
+        if isinstance(event, (Resting, Stopped)):
+            self.rests.look()
+            self.rests.saved()
+            if self.rests.reason and not self.state.progress.done:
+                raise Interrupted(self.rests.signal, self.folder)
 
 
 def _started_afresh(folder: Path) -> bool:
@@ -379,12 +395,3 @@ def _started_afresh(folder: Path) -> bool:
         return json.loads((folder / MARK).read_text())["init_from"] is False
     except (OSError, ValueError, KeyError, TypeError):
         return False  # older versions did not say
-
-
-def _write_samples(folder: Path, name: str, arrays: list[np.ndarray]) -> None:
-    """One .npy of samples of one shape; a folder with one for each where they differ, in the order of their names."""
-    if len({array.shape for array in arrays}) == 1:
-        write_array(folder / f"{name}.npy", np.stack(arrays))
-        return
-    for i, array in enumerate(arrays):
-        write_array(folder / name / f"{i:06d}.npy", array)

@@ -21,6 +21,7 @@ from es_cli.data.writers import write_bytes
 from es_cli.errors import LIBRARY_ERRORS, CheckpointError, out_of_memory
 from es_cli.networks.running import Running
 from es_cli.splitting.objective import Objective
+from es_cli.training.processes import Processes
 from es_cli.training.schedule import take_over
 
 # what reading a damaged file, or one of another spec, raises
@@ -124,6 +125,7 @@ class TrainingState:
 
     `scaler` keeps small gradients of float16 from vanishing, None: no float16. `running` says how the network's backbones run. `parts` are
     optimizer and scheduler as the spec has them, `spec` is what is trained, `samples` says on how many, and `schedule_end` is the step after which the learning rate stays, None: it never does.
+    `processes` are those that train together.
     """
 
     objective: Objective
@@ -135,6 +137,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     schedule_end: int | None = None
+    processes: Processes = field(default_factory=Processes)
     spec: Mapping[str, Any] | None = None
     samples: str | None = None
     untried: Path | None = None  # the file that the state was read from, until the first step from there

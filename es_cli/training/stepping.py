@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from es_cli.errors import out_of_memory, said
 from es_cli.experiment import Experiment
 from es_cli.splitting.folds import Visit
 from es_cli.streams import stream_seed
 from es_cli.training.feeding import Batch
+from es_cli.training.shortage import NoRoom, short_of_memory
 from es_cli.training.state import TrainingState
-
-
-class NoRoom(Exception):
-    """The memory is too small for what was tried, which changed nothing."""
-
-
-@contextmanager
-def short_of_memory() -> Iterator[None]:
-    """Where the memory is too small for the block, NoRoom is what it raises."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise NoRoom(said(error)) from error
 
 
 @dataclass(frozen=True)
@@ -41,8 +25,8 @@ class Made:
     sound: Tensor
 
 
-def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Visit, batch: Batch, ask: bool) -> Made:
-    """One step of the optimizer, left out where the loss or the gradient is not finite.
+def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Visit, batch: Batch, total: int, ask: bool) -> Made:
+    """One step of the optimizer, left out where the loss or the gradient is not finite. `batch` is what this process has of `total` samples.
 
     `ask`: whether the host may ask the device how it went. Where it may not, since it would wait until the device has caught up, one kernel
     decides for Adam, AdamW and SGD; other optimizers get a gradient of zero instead. Raises NoRoom.
@@ -50,14 +34,12 @@ def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Vi
     spec = experiment.spec
     y, x, physics, scale = experiment.reconstruction.in_units(*batch)
     seed = stream_seed(spec.seed, "step", step)
-    torch.manual_seed(seed)  # dropout, and what deepinv draws from the global stream
+    torch.manual_seed(state.processes.own_seed(seed))  # dropout, and what deepinv draws from the global stream
     before = _Before(state)
     state.optimizer.zero_grad(set_to_none=True)
     try:
         with short_of_memory():
-            loss, terms = experiment.objective(y, physics, seed, x, scale, visit)
-            with state.running.backwards():
-                (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+            loss, terms = state.processes.descend(experiment.objective, partial(_backward, state), total, y, physics, seed, x, scale, visit)
     except NoRoom:
         before.undo()
         raise
@@ -65,7 +47,13 @@ def make_step(experiment: Experiment, state: TrainingState, step: int, visit: Vi
     before.bring_back(sound)
     if state.average is not None and spec.training.ema is not None and (not ask or bool(sound)):
         _follow(state.average, state.network, min(spec.training.ema, step / (step + 9)))
-    return Made(loss.detach(), terms, sound)
+    state.processes.level(experiment.objective, total)
+    return Made(loss, terms, sound)
+
+
+def _backward(state: TrainingState, loss: Tensor) -> None:
+    with state.running.backwards():
+        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
 
 
 class _Before:
