@@ -1,7 +1,7 @@
 """What is written beside every output, in OUTPUT.json: what it was made from, with which network, and how, so that `es reproduce` makes it again.
 
-It names no host, no user and no clock: equal runs give equal bytes. Files are named relative to the output where both lie below the working
-directory, else by their name alone; in full where the user asks for that.
+It names no host, no user and no clock: equal runs give equal bytes. Files are named by their name alone, since folders may be called after people,
+and by how many folders up they lie where that is all it takes to find them; in full where the user asks for that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Recipe:
             return str(path.absolute())
         here = Path.cwd()
         if path.absolute().is_relative_to(here) and output.absolute().is_relative_to(here):
-            return Path(os.path.relpath(path, output.parent)).as_posix()
+            relative = Path(os.path.relpath(path, output.parent))
+            return relative.as_posix() if all(part == ".." for part in relative.parts[:-1]) else path.name
         return path.name
 
 

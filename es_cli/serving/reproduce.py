@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from es_cli.spec.rule import read_rule
 from es_cli.spec.schema import FROM_DATA, ArrayFile
 
 ROWS = 1 << 22  # values that are compared at once
+SEARCHED = 10_000  # folders in which a file is looked for
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,25 @@ def reproduce(
 
 
 def _file(facts: dict[str, Any], given: Path | None, beside: Path, option: str, error: type[DataError | CheckpointError]) -> Path:
-    """A file of the record, where it lies now, and the same one as then."""
-    path = given or beside / facts["file"]
+    """A file of the record, where it lies now, and the same one as then; looked for below the working directory where the record does not say."""
+    path, digest = given or beside / facts["file"], facts.get("sha256")
+    if path.exists() and (digest is None or sha256_of(path) == digest):
+        return path
+    found = None if given is not None or digest is None else _found_below(Path.cwd(), path.name, digest)
+    if found is not None:
+        return found
     if not path.exists():
-        raise error("this file is not there any more", where=str(path), hint=f"say where it lies: {option} FILE")
-    if facts.get("sha256") is not None and sha256_of(path) != facts["sha256"]:
-        raise error("this is another file than the one that the output was made from: its SHA-256 differs", where=str(path), hint=f"give the right one: {option} FILE")
-    return path
+        raise error("this file is not there", where=str(path), hint=f"say where it lies: {option} FILE")
+    raise error("this is another file than the one that the output was made from: its SHA-256 differs", where=str(path), hint=f"give the right one: {option} FILE")
+
+
+def _found_below(folder: Path, name: str, digest: str) -> Path | None:
+    """A file or a folder called `name` with this SHA-256, in one of the first folders below `folder`."""
+    for at, folders, files in itertools.islice(os.walk(folder), SEARCHED):
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        if name in (*folders, *files) and sha256_of(Path(at, name)) == digest:
+            return Path(at, name)
+    return None
 
 
 def _parameter(name: str, facts: Any, given: ArrayFile | str | None, beside: Path) -> ArrayFile | str:

@@ -92,10 +92,22 @@ def test_the_output_of_a_folder_is_made_again_elsewhere(model, capfd):
     Path("deep/er").mkdir()
     for name in ("train_y.recon.npy", "train_y.recon.npy.json"):
         Path("deep", name).rename(Path("deep/er", name))
+    # found below the working directory by its name and its SHA-256
+    assert es(["reproduce", "deep/er/train_y.recon.npy"]) == 0
+    capfd.readouterr()
+    Path("m.safetensors").rename("other.safetensors")
     assert es(["reproduce", "deep/er/train_y.recon.npy"]) == 4
     assert "--ckpt FILE" in capfd.readouterr().err
-    assert es(["reproduce", "deep/er/train_y.recon.npy", "--ckpt", "m.safetensors", "--input", "train_y.npy", "--json"]) == 0
+    assert es(["reproduce", "deep/er/train_y.recon.npy", "--ckpt", "other.safetensors", "--input", "train_y.npy", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["same_bytes"] is True
+
+
+def test_folders_of_inputs_are_not_named_and_are_found_all_the_same(model, capfd):
+    Path("jane doe/scans").mkdir(parents=True)
+    Path("test_y.npy").rename("jane doe/scans/y.npy")
+    assert run("jane doe/scans/y.npy", "-o", "out/x.npy") == 0
+    assert "jane" not in Path("out/x.npy.json").read_text() and record("out/x.npy")["input"]["file"] == "y.npy"
+    assert es(["reproduce", "out/x.npy"]) == 0 and "byte for byte" in capfd.readouterr().out
 
 
 def test_tiles_are_those_of_then_whatever_is_free_now(model, monkeypatch, capfd):
