@@ -35,6 +35,11 @@ def smooth(count: int, size: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def inpainting(tmp_path: Path) -> Path:
     """A spec that trains on measurements alone: 20 grey pictures of 16 × 16, 60 % of the pixels; the folder holds test pairs too."""
+    return inpainting_in(tmp_path)
+
+
+def inpainting_in(tmp_path: Path) -> Path:
+    """What the fixture of that name is, in a folder."""
     mask = (np.random.default_rng(1).random((16, 16)) < 0.6).astype(np.float32)
     images = smooth(24, 16)
     np.save(tmp_path / "mask.npy", mask)

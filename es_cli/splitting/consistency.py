@@ -8,8 +8,7 @@ masked (traps 1 and 3), and SURE probes under another split and another g (trap 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,22 +38,25 @@ class Split:
     measure: Callable[[Tensor], Tensor]
     rng: Random
     share: Share | None = None
+    known: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)  # what was found once
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the entries of M₁ of a value (B, …); an empty M₁ weighs nothing."""
-        return (self.mask * value).sum() / self._entries
+        return (self.mask * value).sum() / self._entries()
 
     def over_all(self, value: Tensor) -> Tensor:
         """The mean over the whole batch of what `mean` gave, (n,), where several processes have their rows of it."""
         return value if self.share is None else self.share.mean(value)
 
-    @cached_property
     def _entries(self) -> Tensor:
-        found = self.mask.sum()
-        if self.share is None:
-            return found.clamp(min=1)
-        # the rows weigh their part of the batch, however many entries of M₁ they hold
-        return self.share.mean(found / self.share.part).clamp(min=1) * self.share.part
+        """How many entries M₁ has, 1 at least; over the whole batch, and divided by the part of it that these rows are."""
+        if "entries" not in self.known:
+            found = self.mask.sum()
+            if self.share is not None:
+                found = self.share.mean(found / self.share.part)
+            found = found.clamp(min=1)
+            self.known["entries"] = found if self.share is None else found * self.share.part
+        return self.known["entries"]
 
 
 class Consistency(nn.Module):

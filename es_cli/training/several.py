@@ -113,7 +113,7 @@ class Several(Processes):
         return self._reduced(values.clone(), distributed.ReduceOp.SUM)
 
     def take(self, objective: Objective) -> str:
-        self._numbers = max(NUMBERS, 1 + len(objective.names))
+        self._numbers, self._tried = max(NUMBERS, 1 + len(objective.names)), set()
         # with its first broadcast all start from the same weights
         self._objective = self.fabric.setup_module(objective, move_to_device=False)
         if not learned(objective):
