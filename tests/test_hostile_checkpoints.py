@@ -109,8 +109,9 @@ def network(change: Change) -> Change:
     ("change", "word"),
     [
         (network(lambda n: n.update(channels_per_scale=[64, 128, 256, 512, 1024, 2048, 4096])), "far larger"),
-        (network(lambda n: n.update(in_channels=10**9)), "far larger"),
-        (lambda d: d["spec"]["model"].update(backbone_net={"name": "DnCNN", "depth": 10**7, "in_channels": 1, "out_channels": 1}), "far larger"),
+        (network(lambda n: n.update(channels_per_scale=[10**4, 10**4])), "far larger"), (network(lambda n: n.update(in_channels=10**9)), "more than any network or solver takes"),
+        (lambda d: d["spec"]["model"].update(backbone_net={"name": "DnCNN", "depth": 10**3, "in_channels": 1, "out_channels": 1}), "do not fit its network"),
+        (lambda d: d["spec"]["model"].update(backbone_net={"name": "DnCNN", "depth": 10**7, "in_channels": 1, "out_channels": 1}), "more than any network or solver takes"),
         (lambda d: d["measurement"].update(image_shape=[1, 10**5, 10**5]), "image_shape"), (lambda d: d["measurement"].update(sizes=[[1, 10**5, 10**5]]), "sizes"),
         (lambda d: d["spec"]["test"].update(splits=10**9), "network calls"), (lambda d: d.update(format=True), "cannot be read"),
         (lambda d: d.update(format=-1), "cannot be read"), (lambda d: d["spec"].update(name="../../x"), "cannot name a folder"),
