@@ -83,7 +83,8 @@ def train(
                 if display.preview is not None:
                     display.say(f"preview:    {display.preview}")
                 display.say(f"try next:   {_next_command(loaded, model)}")
-                answer(str(model))
+    if leads:
+        answer(str(model))
 
 
 def _trained(spec: Spec, folder: RunFolder | None, stopped: Reopened | None, init_from: Path | None, display: TrainingDisplay, given: dict[str, Any]) -> Path:

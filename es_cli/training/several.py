@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from es_cli import errors
 from es_cli.errors import DeviceError, EsError, Fault, SpecError, UsageError
@@ -226,7 +228,7 @@ def join(place: Place, name: str, others: Others) -> Several:
     environment = {TORCHRUN: TorchElasticEnvironment, SLURM: SLURMEnvironment}.get(place.launcher, LightningEnvironment)
     # decisions are made on the host, where nobody waits for a GPU
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    strategy = DDPStrategy(process_group_backend=backend, timeout=PATIENCE, broadcast_buffers=False)
+    strategy = DDPStrategy(process_group_backend=backend, timeout=PATIENCE, **{_buffers_stay(): False})
     fabric = Fabric(
         accelerator=device.type, devices=place.on_machine, num_nodes=place.machines, precision="32-true", strategy=strategy, plugins=[environment()]
     )
@@ -235,6 +237,12 @@ def join(place: Place, name: str, others: Others) -> Several:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return Several(place, fabric)
+
+
+def _buffers_stay() -> str:
+    """The argument of torch's data parallelism that keeps the buffers of each process its own; newer versions warn of the older word."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def device_of(place: Place, name: str) -> torch.device:

@@ -109,7 +109,7 @@ def test_names_of_files_cannot_steer_the_terminal(info_raises):
         (["evaluate"], "Missing option '--ckpt'"),
         (["reconstruct", "--ckpt", "m"], "see es reconstruct --help"),
         (["train"], "no spec is named"),
-        (["train", "--resume", "run", "spec.yaml", "-o", "x"], "given too: a spec, -o"),
+        (["train", "--resume", "run", "spec.yaml", "-o", "x"], "given too: -o"),
         (["evaluate", "--ckpt", "m", "--images", "x.npy"], "--images are compared with what is made of measurements"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

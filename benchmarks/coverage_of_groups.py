@@ -1,4 +1,4 @@
-"""What `es check` finds of coverage, against dense matrices, and what that costs: `python benchmarks/coverage.py -o benchmarks/results/coverage.json`.
+"""What `es check` finds of coverage, against dense matrices, and what that costs: `python benchmarks/coverage_of_groups.py -o benchmarks/results/coverage.json`.
 
 Inpainting of 30 % of the pixels, MRI ×6, tomography of 10 angles and a blur, under shifts, D4 and rotations, at several sizes, each in a process of its
 own. Results at other sizes that the file has already are kept. Prints a markdown table. Needs no data; memory is measured on Linux only.
