@@ -16,10 +16,17 @@ def run(group, verdict, psnr, **changes):
 
 
 def test_a_gain_is_one_over_the_same_training_without_a_group():
-    runs = [run("trivial", "doubtful", 22.0), run("D4", "good", 23.0), run("shifts", "no", 22.1), run("rotations", "good", 22.1), run("D4", "no", 25.0, steps=200)]
-    found = [(row["gain"], row["foretold"]) for row in predictive.compared(runs)]
-    assert found == [(None, None), (1.0, True), (pytest.approx(0.1), True), (pytest.approx(0.1), False), (None, None)]
-    assert predictive.compared([*runs[:1], run("D4", "no", 23.0)])[1]["foretold"] is False
+    runs = [run("trivial", "doubtful", 22.0), run("D4", "good", 23.0), run("shifts", "no", 22.1), run("rotations", "doubtful", 22.1), run("D4", "no", 25.0, steps=200)]
+    assert [row["gain"] for row in predictive.compared(runs)] == [None, 1.0, pytest.approx(0.1), pytest.approx(0.1), None]
+
+
+def test_good_foretells_a_gain_and_no_none():
+    def foretold(one):
+        return predictive.compared([run("trivial", "doubtful", 22.0), one])[1]["foretold"]
+
+    assert foretold(run("D4", "good", 23.0)) is True and foretold(run("D4", "good", 22.1)) is False
+    assert foretold(run("D4", "no", 22.1)) is True and foretold(run("D4", "no", 23.0)) is False
+    assert foretold(run("D4", "doubtful", 23.0)) is None
 
 
 def test_the_table_has_a_row_for_each_run():
