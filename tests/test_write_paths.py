@@ -31,7 +31,7 @@ def commands() -> dict[str, Command]:
     }
     for suffix in OUT:
         made[f"reconstruct-{suffix}"] = lambda folder, suffix=suffix: [
-            "reconstruct", "--ckpt", str(folder / "run" / "model.safetensors"), str(folder / "y.npy"), "-o", str(folder / "out" / f"x{suffix}"), "--device", "cpu", "-q",
+            "reconstruct", "--ckpt", str(folder / "run" / "model.safetensors"), str(folder / "y.npy"), "-o", str(folder / "out" / f"x{suffix}"), "--device", "cpu", "-q", "--no-provenance",
         ]  # fmt: skip
     return made
 
