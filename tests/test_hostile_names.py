@@ -106,7 +106,7 @@ LONG = "x" * 300
         (["init", "mri", "-o", f"{LONG}.yaml"], 3),
         (["info", LONG], 4),
         (["reconstruct", "--ckpt", LONG, "test_y.npy"], 4),
-        (["reconstruct", "--ckpt", "MODEL", f"{LONG}.npy"], 2),
+        (["reconstruct", "--ckpt", "MODEL", f"{LONG}.npy"], 3),
         (["reconstruct", "--ckpt", "MODEL", "test_y.npy", "--param", f"mask={LONG}.npy"], 3),
         (["evaluate", "--ckpt", "MODEL", "--measurements", f"{LONG}.npy", "--images", "test_x.npy"], 3),
         (["evaluate", "--ckpt", "MODEL", "--csv", f"{LONG}.csv"], 3),

@@ -83,7 +83,7 @@ def test_time_to_the_end_follows_from_real_steps_and_validations(inpainting, mon
     experiment = experiment_of(inpainting, training={"steps": 1000, "batch_size": 4, "validate_every": 10})
     made, now = [], [0.0]
 
-    def slow_step(experiment, state, number, visit, batch, ask):
+    def slow_step(experiment, state, number, visit, batch, total, ask):
         made.append(len(batch[0]))
         now[0] += 0.3 if number == 1 else 0.03
 
