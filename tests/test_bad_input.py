@@ -215,7 +215,7 @@ def test_a_checkpoint_that_names_a_file_is_not_trusted(inpainting, model, refuse
 def test_wrong_shape_is_answered_with_the_shape_that_is_wanted(inpainting, model, refused):
     np.save(inpainting.parent / "odd.npy", np.ones((3, 7, 7), np.float32))
     refused(["reconstruct", "--ckpt", model, inpainting.parent / "odd.npy"], 3, "(3, 7, 7)", "(1, 16, 16)")
-    refused(["evaluate", "--ckpt", model, "--measurements", inpainting.parent / "test_y.npy"], 2, "--images")
+    refused(["evaluate", "--ckpt", model, "--images", inpainting.parent / "test_x.npy"], 2, "--measurements")
     refused(["evaluate", "--ckpt", model, "--metric", "PSNRR"], 2, "did you mean PSNR")
 
 
