@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from es_cli.training.events import Note  # noqa: E402
 from es_cli.training.folder import claim  # noqa: E402
 from es_cli.training.launching import Others, find_place  # noqa: E402
 from es_cli.training.run import Interrupted, resume, train  # noqa: E402
+from es_cli.training.saving import StateFiles  # noqa: E402
+from es_cli.training.state import read_snapshot  # noqa: E402
 from es_cli.training.stopping import Rests  # noqa: E402
 
 R2R = "losses=[{name: EquivariantSplittingLoss, consistency_loss: {name: R2RLoss, alpha: 0.15}}]"
@@ -46,13 +49,15 @@ class Session:
     def run(self) -> None:
         for name, changes in CASES.items():
             several.OVERLAPPING = ("cpu",) if name == "overlapping" else ()
-            forward, due = UNet.forward, Rests.due
+            forward, due, write = UNet.forward, Rests.due, StateFiles.write
             if self.number == 1 and name == "small":
                 UNet.forward = room_for_one(forward)
             if self.number == 1 and name == "cut":
                 Rests.due = asked_to_end(due)
+            if self.number == 0 and name == "cut":
+                StateFiles.write = slow(write)
             self._train(name, changes)
-            UNet.forward, Rests.due = forward, due
+            UNet.forward, Rests.due, StateFiles.write = forward, due, write
         resume(reopen(self.folder / "alone-cut", ours=self.number == 0), device="cpu", processes=self.together)
         written = [path for path in self.written if str(self.folder) in path]
         (self.folder / f"written-by-{self.number}.txt").write_text("\n".join(written))
@@ -65,6 +70,8 @@ class Session:
             train(spec, folder, device="cpu", processes=self.together, on_event=lambda event: said.append(event.text) if isinstance(event, Note) else None)
         except Interrupted as stop:
             assert name == "cut" and stop.signal == signal.SIGTERM
+            # whoever leaves before the state is written has its launcher kill the process that writes
+            assert read_snapshot(self.folder / "two-cut" / "state" / "state.safetensors").step == 2
         if self.number == 0:
             (self.folder / f"said-{name}.txt").write_text("\n".join(said))
 
@@ -82,6 +89,16 @@ def room_for_one(forward: Any) -> Any:
         return forward(network, x, *args, **kwargs)
 
     return limited
+
+
+def slow(write: Any) -> Any:
+    """A disk that takes its time."""
+
+    def later(*given: Any) -> None:
+        time.sleep(0.5)
+        write(*given)
+
+    return later
 
 
 def asked_to_end(due: Any) -> Any:

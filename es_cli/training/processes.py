@@ -87,6 +87,9 @@ class Processes:
     def level(self, objective: Objective, total: int) -> None:
         """What layers and losses learned of own samples becomes what was learned of the whole batch."""
 
+    def wait(self) -> None:
+        """Until all processes have come here."""
+
     def leave(self) -> None:
         """Nothing is to be agreed on any more."""
 

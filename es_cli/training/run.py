@@ -191,7 +191,7 @@ class _Run:
         self.state.samples = count_samples(experiment)
         self.metrics, self.previews = Metrics(folder, experiment), Previews(folder, experiment, device)
         self.typical = Typical(experiment, device)
-        self.saver = Saver(self.note)
+        self.saver = Saver(self.note, processes.wait)
         self.good: Snapshot | None = None
         self._best: Callable[[], None] | None = None  # writes the weights that were the best so far
         self._complained = False  # that pictures cannot be written
@@ -385,7 +385,10 @@ class _Follower(_Run):
         if isinstance(event, (Resting, Stopped)):
             self.rests.look()
             self.rests.saved()
-            if self.rests.reason and not self.state.progress.done:
+            ends = bool(self.rests.reason) and not self.state.progress.done
+            if ends or isinstance(event, Stopped):
+                self.saver.finish()
+            if ends:
                 raise Interrupted(self.rests.signal, self.folder)
 
 

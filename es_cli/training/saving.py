@@ -32,11 +32,12 @@ class _Outcome:
 class Saver:
     """Takes what is to be written, by name, and writes it when it is told to; what is put under a name replaces what waits there.
 
-    What cannot be written is said once, waits, and is tried again with the next batch. `tell` takes what a user should know.
+    What cannot be written is said once, waits, and is tried again with the next batch. `tell` takes what a user should know. `wait` comes after the last batch: whoever leaves before it is written has its
+    launcher kill the process that writes.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
+    def __init__(self, tell: Callable[[str], None], wait: Callable[[], None] = lambda: None) -> None:
+        self.tell, self.wait = tell, wait
         self.seconds = 0.0  # that the slowest batch took
         self._waiting: dict[str, Write] = {}
         self._complained = False
@@ -81,7 +82,7 @@ class Saver:
         return faults
 
     def finish(self) -> None:
-        """Write all that waits. Raises OutputError where model or state cannot be written even now."""
+        """Write all that waits, and wait for the other processes. Raises OutputError where model or state cannot be written even now."""
         self.flush()
         faults = self.settle()
         error = next((faults[name] for name in FIRST + LAST if name in faults), None)
@@ -89,6 +90,7 @@ class Saver:
             where = error.fault.where if isinstance(error, OutputError) else ""
             hint = "make it writable, then es train --resume goes on from the last state that was saved"
             raise OutputError(f"the result of training cannot be saved: {_reason(error)}", where=where, hint=hint) from error
+        self.wait()
 
 
 def _told(error: Exception) -> str:

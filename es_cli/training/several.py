@@ -153,6 +153,9 @@ class Several(Processes):
             for one, new in zip(held, flat.split([one.numel() for one in held]), strict=True):
                 one.detach().copy_(new.view(one.shape))
 
+    def wait(self) -> None:
+        self.agree([0])
+
     def leave(self) -> None:
         distributed.destroy_process_group()
 
