@@ -10,6 +10,8 @@ import torch
 
 from es_cli.checkpoint import load_checkpoint, save_checkpoint
 from es_cli.data.batches import in_order
+from es_cli.data.measurements import Measurements
+from es_cli.errors import DataError
 from es_cli.experiment import Experiment, Reconstruction, build_reconstruction
 from es_cli.judging.calibration import Calibration, calibrate
 from es_cli.judging.held_out import predict, splits_for_judging, trained_on_splits
@@ -44,9 +46,20 @@ def _calibrated(made: Reconstruction, experiment: Experiment, device: torch.devi
     splitter = splits_for_judging(experiment.spec, made, device)
     if splitter is None:
         return None
-    chosen = data.subset(np.arange(min(SAMPLES, len(data))))
+    first = range(min(SAMPLES, len(data)))
+    skips = experiment.spec.data is not None and experiment.spec.data.on_bad_sample == "skip"
+    chosen = data.subset(np.array([i for i in first if not skips or _readable(data, i)], np.int64))
     parts = []
     for positions in in_order(chosen, BATCH):
         y, _, params = chosen.batch(positions, device)
         parts.append(predict(made, splitter, y, params, chosen.keys(positions)))
-    return calibrate(parts)
+    return calibrate(parts) if parts else None
+
+
+def _readable(data: Measurements, position: int) -> bool:
+    """Whether a sample is one that training left in; it has said which it left out."""
+    try:
+        data.batch([position])
+    except DataError:
+        return False
+    return True

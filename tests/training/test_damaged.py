@@ -110,7 +110,7 @@ def test_files_that_were_damaged_before_are_left_out_too(files):
     notes = []
     wishes = [*FILES, "data.on_bad_sample=skip", "data.validation=0.3", "training.steps=8"]
     train_in(spec.parent / "run", load_spec(spec, wishes), on_event=lambda event: notes.extend([event.text] if isinstance(event, Note) else []))
-    assert sorted({path for path in paths for note in notes if str(path) in note}) == [paths[0], paths[7], paths[-1]]
+    assert sorted(path for path in paths for note in notes if str(path) in note) == [paths[0], paths[7], paths[-1]]
     for path in paths:
         path.write_bytes(b"no array")
     with pytest.raises(DataError, match="not in .npy format"):
