@@ -253,7 +253,7 @@ def test_what_is_sent_to_others_names_nobody(tmp_path: Path, monkeypatch: pytest
 
 def keep_identifiers(folder: Path) -> None:
     """Where they are asked for, and nowhere else."""
-    reconstruct = ["reconstruct", "--ckpt", "run/model.safetensors", "--keep-identifiers"]
+    reconstruct = ["reconstruct", "--ckpt", "run/model.safetensors", "--keep-identifiers", "--float"]
     for name in ("k.nii", "k.nii.gz", "k.h5", "k.zarr"):
         assert es([*reconstruct, str(folder), "-o", name]) == 0
         held = kept_in(Path(name))

@@ -157,6 +157,7 @@ class Several(Processes):
         self.agree([0])
 
     def leave(self) -> None:
+        self.wait()  # nobody takes the connections down while another still speaks
         distributed.destroy_process_group()
 
     def _share(self, total: int) -> Share:
