@@ -60,20 +60,24 @@ class _Before:
     """What a forward pass changes: statistics of layers, and what losses learn. A loss that is not finite would leave its mark there for good."""
 
     def __init__(self, state: TrainingState) -> None:
-        buffers = [*state.network.buffers(), *state.objective.learned().values()]
-        self.buffers = [buffer for buffer in buffers if buffer.is_floating_point()]
-        self.held = [buffer.clone() for buffer in self.buffers]
+        self.state = state
+        self.held = [buffer.clone() for buffer in self._buffers()]
+
+    def _buffers(self) -> list[Tensor]:
+        """As they are now: what a loss learns is another tensor after each pass."""
+        found = [*self.state.network.buffers(), *self.state.objective.learned().values()]
+        return [buffer for buffer in found if buffer.is_floating_point()]
 
     @torch.no_grad()
     def undo(self) -> None:
         """As it was. Takes no memory, of which there may be none."""
-        for buffer, held in zip(self.buffers, self.held, strict=True):
+        for buffer, held in zip(self._buffers(), self.held, strict=True):
             buffer.copy_(held)
 
     @torch.no_grad()
     def bring_back(self, sound: Tensor) -> None:
         """As it was, unless `sound`."""
-        for buffer, held in zip(self.buffers, self.held, strict=True):
+        for buffer, held in zip(self._buffers(), self.held, strict=True):
             buffer.copy_(torch.where(sound, buffer, held))
 
 

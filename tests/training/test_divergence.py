@@ -77,6 +77,21 @@ def test_statistics_of_layers_are_not_spoiled(inpainting, like_a_gpu, monkeypatc
     assert before and all(torch.equal(value, dict(experiment.network.named_buffers())[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("like_a_gpu", [False, True], ids=["host", "device"])
+def test_what_a_loss_learns_is_not_spoiled(inpainting, like_a_gpu, monkeypatch):
+    monkeypatch.setitem(readback.STEPS_AT_ONCE, "cpu", 10 if like_a_gpu else 1)
+    unsure = ["physics.noise_model={name: GaussianNoise, sigma: 0.1}", "training.ema=null"]
+    loss = "losses=[{name: EquivariantSplittingLoss, consistency_loss: {name: SureGaussianLoss, unsure: true, sigma: 0.1}}]"
+    experiment = build_experiment(load_spec(inpainting, [*unsure, loss]), CPU)
+    state = new_state(experiment, None, 6)
+    list(fit(experiment, state, 1, 1, CPU))
+    before = {name: buffer.clone() for name, buffer in experiment.objective.learned().items()}
+    batch = experiment.train.batch
+    monkeypatch.setattr(type(experiment.train), "batch", lambda self, *args: (batch(*args)[0] * float("nan"), *batch(*args)[1:]))
+    next(event for event in fit(experiment, state, 2, 9, CPU) if isinstance(event, Step) and event.skipped)
+    assert before and all(torch.equal(value, experiment.objective.learned()[name]) for name, value in before.items())
+
+
 def test_a_step_that_is_left_out_is_counted_in_the_metrics(inpainting, spoil):
     spoil.update({2: "loss", 5: "gradient"})
     notes = []
