@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from es_cli.checkpoint import load_checkpoint, save_checkpoint
+from es_cli.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from es_cli.data.batches import in_order
 from es_cli.data.measurements import Measurements
 from es_cli.errors import DataError
@@ -25,10 +25,10 @@ def calibrate_checkpoint(path: Path, experiment: Experiment, device: torch.devic
     """Find the factor of the error bars of the network in a run's checkpoint, and keep it there; None, and nothing kept, where there is none.
 
     That is where one network call makes an image, where training met no splits, and where the noise is of a kind whose variance is not known.
-    Raises CheckpointError, OutputError.
+    A checkpoint that keeps one is left as it is. Raises CheckpointError, OutputError.
     """
     rule = experiment.reconstruction.rule
-    if rule.network_calls < 2 or not trained_on_splits(experiment.spec):
+    if rule.network_calls < 2 or not trained_on_splits(experiment.spec) or "error_bar" in read_metadata(path).validation:
         return None
     checkpoint = load_checkpoint(path)
     made, _ = build_reconstruction(experiment.spec, experiment.operator, experiment.reconstruction.scaling, device)

@@ -12,9 +12,10 @@ import torch
 from problems import es, smooth, train_in, write_spec
 
 from es_cli.catalog import load_spec
+from es_cli.checkpoint import read_metadata
 from es_cli.errors import CheckpointError, OutputError
 from es_cli.experiment import build_experiment
-from es_cli.training import saving
+from es_cli.training import keeping, saving
 from es_cli.training.events import Note, Step
 from es_cli.training.folder import claim
 from es_cli.training.loop import new_state
@@ -99,6 +100,25 @@ def test_a_run_that_is_killed_between_any_two_files_ends_with_the_same_bytes(inp
     resumed = resume(folder.path, device="cpu")
     assert (resumed.read_bytes(), metrics(resumed)) == reference
     assert not list(folder.path.rglob("*.tmp"))
+
+
+def test_a_run_that_is_killed_after_its_last_state_is_calibrated_when_it_is_resumed(inpainting, monkeypatch, reference):
+    spec = load_spec(inpainting, SHORT)
+    monkeypatch.setattr(keeping, "calibrate_checkpoint", lambda *given: raise_(Killed()))
+    with pytest.raises(Killed):
+        train(spec, claim(spec, inpainting.parent / "cut"), device="cpu")
+    monkeypatch.undo()
+    model = inpainting.parent / "cut" / "model.safetensors"
+    assert "error_bar" not in read_metadata(model).validation
+    resume(model.parent, device="cpu")
+    assert "error_bar" in read_metadata(model).validation and (model.read_bytes(), metrics(model)) == reference
+    written = model.stat().st_mtime_ns
+    resume(model.parent, device="cpu")
+    assert model.stat().st_mtime_ns == written
+
+
+def raise_(error):
+    raise error
 
 
 @pytest.fixture(scope="module")
