@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -77,11 +76,12 @@ def test_what_does_not_fit_is_refused(model, big, capfd, shape, mask):
 
 
 def test_tiles_go_through_a_pipe(model, big, environment):
-    command = [sys.executable, "-m", "es_cli", "reconstruct", "--ckpt", str(model), "-", "-o", "-", "--param", "mask=from-data", "-q"]
-    done = subprocess.run(command, input=Path("y.npy").read_bytes(), env=environment, capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "es_cli", "reconstruct", "--ckpt", str(model), "--param", "mask=from-data", "-q"]
+    done = subprocess.run([*command, "-", "-o", "-"], input=Path("y.npy").read_bytes(), env=environment, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert run(model, "y.npy", "-o", "x.npy", "--param", "mask=from-data", "-q") == 0
-    np.testing.assert_allclose(np.load(io.BytesIO(done.stdout)), np.load("x.npy"), rtol=0, atol=1e-6)  # on other numbers of threads
+    # on as many threads: others round otherwise
+    assert subprocess.run([*command, "y.npy", "-o", "x.npy"], env=environment, timeout=120).returncode == 0
+    assert done.stdout == Path("x.npy").read_bytes()
 
 
 def test_slices_lie_along_their_axis_again(model, big, monkeypatch):
